@@ -21,7 +21,8 @@ EXIT = 1
 EXCEPTION = 2
 STATEMENT = 3  # START, ATTACH, LOSS and STOP: the fields come ready-made
 
-NO_RESULT = b"null"  # an EXIT of a function whose result is not captured
+NO_RESULT = b"null"  # the payload of an EXIT that returns None
+NOT_CAPTURED = b""  # the payload where the config says not to capture
 
 
 class Enter(NamedTuple):

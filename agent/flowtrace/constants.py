@@ -1,0 +1,56 @@
+"""The names by which constants of instrumented code are pickled.
+
+cloudpickle, and so Ray, Dask and joblib, pickles functions by value, their constants included. Ours go by reference
+to this module. Where the agent runs, a name gives the running agent's function; elsewhere one that does nothing, so
+that the function that was pickled runs untraced.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+resolve: Callable[[str], Any] | None = None  # set by a running agent
+
+
+class Raised:
+    """What `.result` is bound to when an exception leaves a traced body."""
+
+
+def name_of(part: str, module: str, qualname: str, line: int) -> str:
+    """The attribute of this module that stands for ``part`` of a function; without dots, which pickle would split."""
+    return f"{part}:{module}:{qualname}:{line}".replace(".", "/")
+
+
+def parse(name: str) -> tuple[str, str, str, int]:
+    """The part, module, qualified name and line in a name that `name_of` made.
+
+    Raises:
+        ValueError: it is no such name.
+    """
+    part, module, qualname, line = name.replace("/", ".").split(":")
+    return part, module, qualname, int(line)
+
+
+def named(function: Callable[..., Any], name: str) -> Callable[..., Any]:
+    """``function``, to be found in this module as ``name``."""
+    function.__module__, function.__qualname__ = __name__, name
+    return function
+
+
+def __getattr__(name: str) -> Any:
+    try:
+        part = parse(name)[0]
+    except ValueError:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}") from None
+    return resolve(name) if resolve else _UNTRACED[part]
+
+
+def _nothing(*_: object) -> None: ...
+
+
+def _second(_: object, value: object) -> object:
+    return value
+
+
+_UNTRACED: dict[str, Callable[..., Any]] = {"enter": _nothing, "leave": _nothing}

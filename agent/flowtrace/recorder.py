@@ -1,0 +1,312 @@
+"""The hot path: a call becomes an ENTER record on the queue, its end an EXIT or EXCEPTION record.
+
+Everything here runs in the traced program's own threads, between two of its instructions. So: no lock, no logging,
+no plugin, no thread start; nothing raises; what goes on the queue is a flat tuple of ints, str and bytes. What can be
+decided once is decided in `Recorder.functions`, when a function is instrumented.
+
+A span's number is the ``seq`` of its ENTER. The current span is a tuple ``(trace, span)`` in a ContextVar, or None
+outside any; LOST and SKIPPED stand for a span that is not recorded, and no call below such a one is.
+
+Counters are plain ints: with the GIL, CPython switches threads and runs signal handlers only at calls and
+backward jumps, never inside ``state.lost_calls += 1``.
+"""
+
+from __future__ import annotations
+
+import _thread
+import collections
+import contextvars
+import itertools
+import random
+import sys
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple, Protocol, TypeAlias
+
+from flowtrace.constants import Raised, name_of, named
+from flowtrace.events import ENTER, EXCEPTION, EXIT, NO_RESULT, NOT_CAPTURED, Record
+
+Current: TypeAlias = tuple[int | str, int | str]
+Flow: TypeAlias = tuple[Any, ...]
+
+LOST: Current = ("lost", 0)
+SKIPPED: Current = ("skipped", 0)
+
+RECORD_BYTES = 420  # of a record beside its payload: the tuple and its ints, measured with sys.getsizeof
+
+
+class Encodes(Protocol):
+    """What the recorder asks of `flowtrace.values.Encoder`."""
+
+    def arguments(self, values: dict[str, object]) -> bytes: ...
+    def result(self, value: object) -> bytes: ...
+    def exception(self, error: BaseException) -> bytes: ...
+
+
+class Target(NamedTuple):
+    """A function that is traced: its static data, and how its values are encoded."""
+
+    module: str
+    qualname: str
+    line: int
+    encoder: Encodes
+    args: bool = True
+    result: bool = True
+
+
+class Functions(NamedTuple):
+    """What a traced body calls; constants of its code."""
+
+    enter: Callable[[dict[str, object]], Flow | None]
+    leave: Callable[[Flow | None, object], None]
+
+
+class State:
+    """Counters and limits that the recorder and the dispatcher share; each field has one kind of writer."""
+
+    __slots__ = (
+        "block_ns", "drained_bytes", "failures", "first", "lost_calls", "lost_events", "max_bytes", "max_events",
+        "queued_bytes", "rate", "skipped_calls", "strict", "suppressed_calls", "task_name", "wake", "wake_at", "woken",
+    )  # fmt: skip
+
+    def __init__(self) -> None:
+        self.queued_bytes = 0  # recorder; ever growing
+        self.drained_bytes = 0  # dispatcher; ever growing
+        self.max_events = 65_536
+        self.max_bytes = 32 << 20
+        self.first = 0  # calls entered earlier were entered in the process that this one was forked from
+        self.block_ns = 0  # how long a call may wait for room; 0: not at all
+        self.rate = 1.0
+        self.lost_calls = self.lost_events = 0
+        self.skipped_calls = self.suppressed_calls = self.failures = 0
+        self.task_name: Callable[[], str | None] = lambda: None
+        self.wake: Callable[[], object] = lambda: None
+        self.wake_at = 1 << 60  # events waiting, from which on the dispatcher is woken early
+        self.woken = False
+        self.strict = False  # our own tests: internal errors are raised
+
+
+class Thread:
+    """What the recorder knows of one thread."""
+
+    __slots__ = ("awaiter", "busy", "id", "raised")
+
+    def __init__(self) -> None:
+        self.id = _thread.get_native_id()
+        self.busy = False  # true while the agent's own code runs: calls made then are not recorded
+        self.awaiter: tuple[object, object] | None = None  # see suspension
+        self.raised: tuple[int, int, bytes] | None = None  # the last exception: its id, its traceback's, its JSON
+
+
+class Recorder:
+    """Makes the enter and leave functions of targets, and holds the queue they append to.
+
+    Args:
+        clock: Monotonic nanoseconds.
+    """
+
+    def __init__(self, *, clock: Callable[[], int] = time.monotonic_ns) -> None:
+        self.clock = clock
+        self.state = State()
+        self.queue: collections.deque[Record] = collections.deque()
+        self.seq = itertools.count()
+        self.current: contextvars.ContextVar[Current | None] = contextvars.ContextVar("flowtrace", default=None)
+        self.targets: list[Target] = []
+        self._local = _thread._local()
+
+    def thread(self) -> Thread:
+        """The calling thread's state, made at its first call."""
+        try:
+            me: Thread = self._local.me
+        except AttributeError:
+            me = self._local.me = Thread()
+        return me
+
+    def reset(self) -> None:
+        """Start anew in a forked child: what is queued and what is under way belongs to the parent."""
+        self.queue.clear()
+        state = self.state
+        state.drained_bytes = state.queued_bytes
+        state.lost_calls = state.lost_events = state.skipped_calls = state.suppressed_calls = state.failures = 0
+        state.woken = False
+        state.first = next(self.seq)
+        self._local.me = Thread()
+
+    def functions(self, target: Target) -> Functions:
+        """The enter and leave functions of ``target``, which from now on is in ``targets``."""
+        index = len(self.targets)
+        self.targets.append(target)
+        queue, push, clock = self.queue, self.queue.append, self.clock
+        state, local, new_thread = self.state, self._local, self.thread
+        current, set_current, next_seq = self.current.get, self.current.set, self.seq.__next__
+        encode_arguments = target.encoder.arguments if target.args else _no_arguments
+        encode_result = target.encoder.result if target.result else _no_result
+        encode_exception = target.encoder.exception
+        failed, wait_for_room = self._failed, self._wait_for_room
+
+        def enter(values: dict[str, object]) -> Flow | None:
+            flow = me = None
+            try:
+                try:
+                    me = local.me
+                except AttributeError:
+                    me = new_thread()
+                if me.busy:
+                    me = None  # the guard is another's to lift
+                    state.suppressed_calls += 1
+                    return None
+                me.busy = True
+                above = current()
+                if above is None:
+                    if state.rate < 1.0 and random.random() >= state.rate:
+                        state.skipped_calls += 1
+                        set_current(SKIPPED)
+                        return (None, -1, 0, None, 0, None)
+                elif above is LOST:
+                    state.lost_calls += 1
+                    state.lost_events += 2  # its EXIT will not be recorded either
+                    next_seq()
+                    next_seq()
+                    return None
+                elif above is SKIPPED:
+                    state.skipped_calls += 1
+                    return None
+                waiting = len(queue)
+                if waiting >= state.wake_at and not state.woken:
+                    state.woken = True
+                    state.wake()
+                if (
+                    waiting >= state.max_events or state.queued_bytes - state.drained_bytes >= state.max_bytes
+                ) and not wait_for_room():
+                    state.lost_calls += 1
+                    state.lost_events += 2
+                    next_seq()
+                    next_seq()
+                    set_current(LOST)
+                    return (above, -1, 0, None, 0, None)
+                args = encode_arguments(values)
+                size = len(args) + RECORD_BYTES
+                task = state.task_name()
+                thread = me.id
+                span = next_seq()
+                if above is None:
+                    trace: int | str = span
+                    parent: int | str | None = None
+                else:
+                    trace, parent = above
+                now = clock()
+                flow = (above, span, trace, parent, now, task)
+                state.queued_bytes += size
+                push((ENTER, index, span, now, thread, task, trace, parent, args))
+                set_current((trace, span))
+                return flow
+            except BaseException as error:
+                if flow is not None:  # admitted: the pair is closed whatever happens
+                    above, span, trace, parent, now, task = flow
+                    set_current(above)
+                    state.queued_bytes += len(NO_RESULT) + RECORD_BYTES
+                    push((EXIT, index, next_seq(), now, 0, task, trace, parent, NO_RESULT, span, 0, None, "abandoned"))
+                failed(error)
+                return None
+            finally:
+                if me is not None:
+                    me.busy = False
+
+        def leave(flow: Flow | None, result: object, active_ns: int | None = None, ended: str | None = None) -> None:
+            if flow is None:
+                return
+            above, span, trace, parent, started, task = flow
+            now, kind, payload = started, EXIT, NO_RESULT
+            me, busy = None, False
+            try:
+                now = clock()
+                set_current(above)
+                me = new_thread()
+                busy, me.busy = me.busy, True
+                if result is Raised and not ended:
+                    kind = EXCEPTION
+                    error = sys.exception()
+                    payload = _same_exception(me, error) or _new_exception(me, error, encode_exception)
+                elif span >= state.first:
+                    payload = encode_result(None if ended else result)
+            except BaseException as error:
+                failed(error)
+            finally:
+                if span >= state.first:
+                    state.queued_bytes += len(payload) + RECORD_BYTES
+                    push((
+                        kind, index, next_seq(), now, me.id if me else 0, task, trace, parent,
+                        payload, span, now - started, active_ns, ended,
+                    ))  # fmt: skip
+                if me is not None:
+                    me.busy = busy
+
+        def name(part: str) -> str:
+            return name_of(part, target.module, target.qualname, target.line)
+
+        named(enter, name("enter"))
+        named(leave, name("leave"))
+        return Functions(enter, leave)
+
+    def _wait_for_room(self) -> bool:
+        """Under ``overflow: block``: sleep until there is room or the time is over. The guard is on all the while."""
+        state, queue = self.state, self.queue
+        deadline = self.clock() + state.block_ns
+        while state.block_ns and self.clock() < deadline:
+            if len(queue) < state.max_events and state.queued_bytes - state.drained_bytes < state.max_bytes:
+                return True
+            state.wake()
+            _sleep(0.001)
+        return False
+
+    def _failed(self, error: BaseException) -> None:
+        """The gate for everything that goes wrong in here: ours is counted, the program's own goes on to it."""
+        self.state.failures += 1
+        if self.state.strict or not _is_internal(error):
+            raise error
+
+
+_sleep = time.sleep
+_FILES = __file__.rpartition("recorder.py")[0]
+
+
+def _no_arguments(_: dict[str, object]) -> bytes:
+    return NOT_CAPTURED
+
+
+def _no_result(_: object) -> bytes:
+    return NOT_CAPTURED
+
+
+def _same_exception(me: Thread, error: BaseException | None) -> bytes | None:
+    """What was encoded for this exception when it left an inner call: a deep unwinding walks no traceback twice."""
+    if me.raised is None or error is None or me.raised[0] != id(error):
+        return None
+    traceback = error.__traceback__
+    for _ in range(16):
+        if traceback is None:
+            return None
+        if id(traceback) == me.raised[1]:
+            me.raised = (me.raised[0], id(error.__traceback__), me.raised[2])
+            return me.raised[2]
+        traceback = traceback.tb_next
+    return None
+
+
+def _new_exception(me: Thread, error: BaseException | None, encode: Callable[[BaseException], bytes]) -> bytes:
+    if error is None:
+        return b"null"
+    payload = encode(error)
+    me.raised = (id(error), id(error.__traceback__), payload)
+    return payload
+
+
+def _is_internal(error: BaseException) -> bool:
+    """Whether an exception is the agent's own failure, not one that a signal handler or another thread sent here."""
+    if isinstance(error, (RecursionError, MemoryError)):
+        return True
+    traceback = error.__traceback__
+    while traceback is not None and traceback.tb_next is not None:
+        traceback = traceback.tb_next
+    inside = traceback is not None and traceback.tb_frame.f_code.co_filename.startswith(_FILES)
+    return inside and isinstance(error, Exception) and type(error).__module__ == "builtins"
