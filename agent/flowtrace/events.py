@@ -102,3 +102,143 @@ class Batch:
 
 
 Describe: TypeAlias = Callable[[Any], object]
+
+
+_MASK = (1 << 64) - 1
+_ODD = 0x9E3779B97F4A7C15  # 2**64 / golden ratio, odd: multiplying by it permutes the 64-bit numbers
+
+
+class Ids:
+    """Span and trace ids as W3C trace context writes them, from the numbers that the recorder counts.
+
+    A span's id is its number, mixed with a random key of its process: unique within it and all but surely across
+    processes. A forked child keeps its parent's key for the spans that began before the fork.
+    """
+
+    def __init__(self, random_bytes: Callable[[int], bytes]) -> None:
+        self._random_bytes = random_bytes
+        self._epochs: list[tuple[int, int, str]] = []
+        self.begin(0)
+
+    def begin(self, first: int) -> None:
+        """From the number ``first`` on, use a new key."""
+        key = int.from_bytes(self._random_bytes(16), "big")
+        self._epochs.insert(0, (first, key & _MASK, f"{key >> 64 or 1:016x}"))
+
+    def span(self, number: int | str) -> str:
+        """16 hex digits; an id that came from elsewhere is given back."""
+        if type(number) is str:
+            return number
+        _, key, _ = self._epoch(int(number))
+        return f"{(int(number) * _ODD + key) & _MASK or 1:016x}"
+
+    def trace(self, number: int | str) -> str:
+        """32 hex digits; an id that came from elsewhere is given back."""
+        return number if type(number) is str else self._epoch(int(number))[2] + self.span(number)
+
+    def _epoch(self, number: int) -> tuple[int, int, str]:
+        return next(epoch for epoch in self._epochs if number >= epoch[0])
+
+
+class Described(NamedTuple):
+    """The static data of a target, as the lines show it."""
+
+    module: str
+    qualname: str
+
+    @property
+    def class_and_function(self) -> tuple[str, str]:
+        """The qualified name of the class and the method's name; for a plain function, the module and its name."""
+        owner, _, name = self.qualname.rpartition(".")
+        if not owner or owner.endswith("<locals>"):
+            return self.module, self.qualname
+        return owner, name
+
+
+class Lines:
+    """Makes one JSON line of each record.
+
+    Args:
+        describe: The static data of the target with this index.
+        ids: Turns numbers into ids.
+        pid: The process id.
+        wall_offset_ns: What to add to a record's monotonic time to get nanoseconds since the epoch.
+        values_as_text: Arguments and results as JSON text in a string, as in the original format; else as JSON.
+    """
+
+    def __init__(
+        self, *, describe: Callable[[int], Described], ids: Ids, pid: int, wall_offset_ns: int, values_as_text: bool
+    ) -> None:
+        self._describe, self._ids, self._pid = describe, ids, pid
+        self._wall_offset_ns = wall_offset_ns
+        self._value = _as_text if values_as_text else _as_json
+        self._void = b'"void"' if values_as_text else b"null"
+        self._static: dict[int, tuple[bytes, bytes]] = {}
+
+    def line(self, record: Record) -> bytes:
+        """The JSON object of ``record``, without a newline."""
+        kind, target = record[0], record[1]
+        millis = self.millis(record[3])
+        if kind == STATEMENT:
+            fields = b"," + record[5] if record[5] else b""
+            head = b'{"timestamp":%d,"event":"%b","thread":"%d"%b' % (millis, target.encode(), record[4], fields)
+            return b'%b,"seq":%d,"pid":%d}' % (head, record[2], self._pid)
+        head, tail = self._static.get(target) or self._add_static(target)
+        _, _, seq, _, thread, task, trace, parent, payload = record[:9]
+        if kind == ENTER:
+            span = seq
+            event, value = b"ENTER", b'"args":' + (self._value(payload) if payload else b"null")
+        else:
+            _, _, _, _, _, _, _, _, _, span, duration_ns, active_ns, ended = record
+            micros = duration_ns // 1000
+            event, value = b"EXIT", b'"result":' + self._result(payload)
+            if kind == EXCEPTION:
+                event, value = b"EXCEPTION", b'"exception":' + payload
+            value = b'%b,"durationMicros":%d,"durationMillis":%d' % (value, micros, micros // 1000)
+            if active_ns is not None:
+                tail = b'%b,"activeMicros":%d' % (tail, active_ns // 1000)
+            if ended:
+                tail = b'%b,"ended":"%b"' % (tail, ended.encode())
+        return b'{"timestamp":%d,"event":"%b","thread":"%d"%b%b%b%b}' % (
+            millis, event, thread, head, value, tail, self._place(trace, span, parent, seq, task),
+        )  # fmt: skip
+
+    def millis(self, time_ns: int) -> int:
+        """A record's monotonic time as milliseconds since the epoch."""
+        return (time_ns + self._wall_offset_ns) // 1_000_000
+
+    def _place(self, trace: int | str, span: int, parent: int | str | None, seq: int, task: str | None) -> bytes:
+        ids = self._ids
+        parent_id = "null" if parent is None else f'"{ids.span(parent)}"'
+        place = f',"traceId":"{ids.trace(trace)}","spanId":"{ids.span(span)}","parentId":{parent_id}'
+        ending = f',"seq":{seq},"pid":{self._pid}'
+        named = b"" if task is None else b',"task":' + json_text(task)
+        return place.encode() + ending.encode() + named
+
+    def _result(self, payload: bytes) -> bytes:
+        if payload == NO_RESULT:
+            return self._void
+        return self._value(payload) if payload else b"null"
+
+    def _add_static(self, target: int) -> tuple[bytes, bytes]:
+        described = self._describe(target)
+        owner, function = described.class_and_function
+        head = b',"class":%b,"function":%b,' % (json_text(owner), json_text(function))
+        self._static[target] = head, b',"module":' + json_text(described.module)
+        return self._static[target]
+
+
+def json_text(text: str) -> bytes:
+    """``text`` as a JSON string; lone surrogates, which UTF-8 cannot hold, are written as escapes in the text."""
+    try:
+        return orjson.dumps(text)
+    except TypeError:
+        return orjson.dumps(text.encode("utf-8", "backslashreplace").decode())
+
+
+def _as_text(payload: bytes) -> bytes:
+    return orjson.dumps(payload.decode())
+
+
+def _as_json(payload: bytes) -> bytes:
+    return payload

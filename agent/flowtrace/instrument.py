@@ -123,6 +123,12 @@ def link(code: types.CodeType, constant: Callable[[Mark], object]) -> types.Code
     return code.replace(co_consts=(*consts, *enters))
 
 
+def call(filename: str) -> types.CodeType:
+    """Marked code of a module that is one call of the mark ``run``, on a line of its own."""
+    statement = _at(ast.Expr(_call("run", 0)), 1)
+    return _renamed(_compile_quietly(ast.Module(body=[statement], type_ignores=[])), filename)
+
+
 def pairs(one: types.CodeType, other: types.CodeType) -> Iterator[tuple[types.CodeType, types.CodeType]]:
     """The code objects of two versions of a module, matched: (of ``one``, of ``other``), modules themselves included.
 

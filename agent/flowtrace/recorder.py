@@ -129,7 +129,7 @@ class Recorder:
         state.drained_bytes = state.queued_bytes
         state.lost_calls = state.lost_events = state.skipped_calls = state.suppressed_calls = state.failures = 0
         state.woken = False
-        state.first = next(self.seq)
+        state.first = next(self.seq) + 1
         self._local.me = Thread()
 
     def functions(self, target: Target) -> Functions:

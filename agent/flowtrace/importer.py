@@ -1,0 +1,191 @@
+"""How the agent attaches to modules: wrapt's post-import hooks, and code instrumented on its way in.
+
+Three doors, each opened once and closed again by `Importer.remove`:
+
+- a finder in front of all others, which finds nothing itself: it asks wrapt for a post-import hook for each name that
+  may be a target (wrapt knows exact names only, and its own finder has to stand behind ours);
+- ``importlib``'s ``SourceLoader.get_code``, so that a target's code is instrumented before anything of it has run;
+- a path hook for scripts: ``python app.py`` asks no loader for its code, but before it runs the file it asks
+  ``sys.path_hooks`` whether the file is something to import ``__main__`` from, as a zip file would be.
+"""
+
+from __future__ import annotations
+
+import _frozen_importlib_external as external
+import os
+import sys
+import types
+from collections.abc import Callable, Sequence
+from importlib.machinery import ModuleSpec, SourceFileLoader
+from typing import Any
+
+from flowtrace.instrument import call, link
+from flowtrace.selection import Selection
+
+# (what the module is called, its file, its source, its plain code) -> the code to run
+Instrument = Callable[[Sequence[str], str, bytes, types.CodeType], types.CodeType]
+
+
+class Importer:
+    """Watches imports for targets.
+
+    Args:
+        selection: Which modules are targets.
+        instrument: Gives the code to run instead; must not raise.
+        complete: Called with each module that may be a target, once it is imported.
+    """
+
+    def __init__(
+        self, selection: Selection, *, instrument: Instrument, complete: Callable[[types.ModuleType], None]
+    ) -> None:
+        self.selection = selection
+        self.instrument = instrument
+        self._complete = complete
+        self._plain_get_code: Any = external.SourceLoader.get_code
+
+    def install(self) -> None:
+        """Open the three doors."""
+        sys.meta_path.insert(0, self)  # type: ignore[arg-type]  # a finder needs only find_spec
+        external.SourceLoader.get_code = _as_importlib(self._get_code())
+        sys.path_hooks.insert(0, self._script_importer)
+
+    def remove(self) -> None:
+        """Close them; modules that are being imported still finish."""
+        if self in sys.meta_path:
+            sys.meta_path.remove(self)  # type: ignore[arg-type]
+        external.SourceLoader.get_code = self._plain_get_code
+        if self._script_importer in sys.path_hooks:
+            sys.path_hooks.remove(self._script_importer)
+
+    def find_spec(self, name: str, path: Sequence[str] | None, target: object = None) -> None:
+        """Find nothing, but have the module completed after its import."""
+        try:
+            if not _is_main_program(name) and self.selection.may_match(name, path):
+                self._watch(name)
+        except Exception:  # noqa: BLE001  # an import of the program's must not fail because of us
+            return
+
+    def _watch(self, name: str) -> None:
+        import wrapt.importer  # here, for it takes 50 ms, and many a program has no target at all
+
+        wrapt.importer.register_post_import_hook(self._complete, name)
+        if sys.meta_path[0] is not self:  # wrapt has just put its finder in front
+            sys.meta_path.remove(self)  # type: ignore[arg-type]
+            sys.meta_path.insert(0, self)  # type: ignore[arg-type]
+
+    def _get_code(self) -> Callable[[Any, str], types.CodeType]:
+        plain, instrumented = self._plain_get_code, self._instrumented
+
+        def get_code(self: Any, fullname: str) -> types.CodeType:
+            code: types.CodeType = plain(self, fullname)
+            return instrumented(self, fullname, code)
+
+        return get_code
+
+    def _instrumented(self, loader: Any, name: str, code: types.CodeType) -> types.CodeType:
+        try:
+            if type(loader).source_to_code is not external.SourceLoader.source_to_code:
+                return code  # a loader that transforms source has its own ideas of what to run
+            path = loader.get_filename(name)
+            if self.selection.module(name, path) is None:
+                return code
+            return self.instrument([name], path, loader.get_data(path), code)
+        except Exception:  # noqa: BLE001
+            return code
+
+    def _script_importer(self, path: str) -> _ScriptImporter:
+        """The path hook: an importer of ``__main__`` for a script that is a target.
+
+        Raises:
+            ImportError: for anything else, as path hooks do.
+        """
+        try:
+            names = ["__main__", os.path.basename(path).removesuffix(".py")]
+            if path.endswith(".py") and os.path.isfile(path) and self.selection.module(names, path):
+                return _ScriptImporter(self, path, names)
+        except Exception as error:  # noqa: BLE001
+            raise ImportError(str(error)) from error
+        raise ImportError(f"{path!r} is not a script to trace")
+
+
+class _ScriptImporter:
+    """Gives ``runpy`` the instrumented code of a script as the module ``__main__``."""
+
+    def __init__(self, importer: Importer, path: str, names: Sequence[str]) -> None:
+        self._importer, self._path, self._names = importer, path, names
+
+    def find_spec(self, name: str, target: object = None) -> ModuleSpec | None:
+        return ModuleSpec(name, self, origin=self._path) if name == "__main__" else None  # type: ignore[arg-type]
+
+    def get_code(self, name: str) -> types.CodeType:
+        """One call that makes ``__main__`` what it is for a plain script, and runs the script's instrumented code."""
+        with open(self._path, "rb") as file:
+            source = file.read()
+        plain = compile(source, self._path, "exec", dont_inherit=True)
+        script = Script(self._importer.instrument(self._names, self._path, source, plain), self._path)
+        return link(call(__file__), lambda mark: script.run)
+
+
+class Script:
+    """A script's code, to be run in the namespace that ``runpy`` has prepared as for a zip file."""
+
+    def __init__(self, code: types.CodeType, path: str) -> None:
+        self._code, self._path = code, path
+
+    def run(self) -> None:
+        """Run it as ``python script.py`` would: same globals, same ``sys.path``, same traceback, same exit status."""
+        frame: types.FrameType = sys._getframe(1)
+        namespace = frame.f_globals
+        is_main = _called_by(frame) == "_run_module_as_main"
+        loader = SourceFileLoader("__main__", self._path) if is_main else None
+        namespace.update(__spec__=None, __package__=None if is_main else "", __cached__=None, __loader__=loader)
+        if is_main:
+            self._restore_path()
+        try:
+            exec(self._code, namespace)
+        except SystemExit:
+            raise
+        except BaseException:
+            if is_main:
+                sys.excepthook = _without_our_frames(sys.excepthook)
+            raise
+
+    def _restore_path(self) -> None:
+        sys.path_importer_cache.pop(self._path, None)
+        if sys.path and sys.path[0] == self._path:
+            sys.path[:1] = [] if sys.flags.safe_path else [os.path.dirname(os.path.realpath(self._path))]
+
+
+def _called_by(frame: types.FrameType) -> str:
+    """Of runpy's functions, the one that runs: ``exec`` is called by `_run_code`, and that by this one."""
+    outer = frame.f_back and frame.f_back.f_back
+    return outer.f_code.co_name if outer else ""
+
+
+def _without_our_frames(hook: Callable[..., Any]) -> Callable[..., Any]:
+    def excepthook(kind: type[BaseException], error: BaseException, traceback: types.TracebackType | None) -> None:
+        while traceback is not None and traceback.tb_frame.f_code.co_filename in ("<frozen runpy>", __file__):
+            traceback = traceback.tb_next
+        hook(kind, error.with_traceback(traceback), traceback)
+        if isinstance(error, KeyboardInterrupt):
+            # so Python knows that it is to die of SIGINT: it looks for what leaves code that was run from text
+            exec("raise error", {"error": error})
+
+    return excepthook
+
+
+def _as_importlib(function: Callable[..., Any]) -> Callable[..., Any]:
+    """``function`` under importlib's file name: Python cuts those frames out of an ImportError's traceback."""
+    code = function.__code__
+    plain = external.SourceLoader.get_code.__code__
+    function.__code__ = code.replace(co_filename=plain.co_filename, co_qualname=plain.co_qualname)
+    function.__qualname__, function.__module__ = plain.co_qualname, external.__name__
+    function.__doc__ = external.SourceLoader.get_code.__doc__
+    return function
+
+
+def _is_main_program(name: str) -> bool:
+    """Whether ``name`` is searched for ``python -m``: that module is run, never imported, and so has no import hook."""
+    if not sys.argv or sys.argv[0] != "-m":
+        return False
+    return any(name in (wanted, wanted + ".__main__") for wanted in sys.orig_argv)

@@ -1,0 +1,301 @@
+"""A lane: one sink, its thread, and the batches that wait for it.
+
+Each sink has a thread of its own, so one that is slow, hangs or fails delays nobody else. What waits for it is bounded
+in bytes. When the bound is reached, calls are dropped as the recorder drops them: a whole subtree from its ENTER on,
+so that what the sink gets stays closed; each is counted, per sink.
+
+Threads are raw ones: `threading.enumerate` does not show them, gevent does not turn them into greenlets, and the
+interpreter does not wait for them. A lane is told to finish, and given a deadline.
+"""
+
+from __future__ import annotations
+
+import _queue
+import _thread
+import collections
+import random
+import time
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+from flowtrace.errors import SinkError
+from flowtrace.events import ENTER, STATEMENT, Batch, Record
+from flowtrace.hooks import Batching, Sink
+
+MAX_DROPPED_SPANS = 65_536  # remembered per lane, to drop what lies below them
+TRIES = 3  # of a batch that a sink fails to take for no stated reason
+FAILED_BATCHES = 5  # in a row, then the sink is left out for a while
+LEFT_OUT_S = 30.0
+BACKOFF_BASE_S, BACKOFF_CAP_S = 0.1, 30.0
+
+
+class Chunk(NamedTuple):
+    """What the dispatcher hands to all lanes: a batch, its records, and its size in bytes."""
+
+    batch: Batch
+    records: list[Record]
+    size: int
+
+
+class Loss(NamedTuple):
+    """What was lost for one reason since it was last asked for. Times are monotonic nanoseconds."""
+
+    reason: str
+    calls: int
+    events: int
+    size: int
+    since_ns: int
+    until_ns: int
+
+
+class Losses:
+    """Counts losses by reason until they are reported.
+
+    Two threads add (the lane's and the dispatcher's), one takes; a lock is fine: none of them is the program's.
+    """
+
+    def __init__(self) -> None:
+        self._lock = _thread.allocate_lock()
+        self._open: dict[str, list[int]] = {}
+        self.events = 0
+
+    def add(self, reason: str, events: int, *, calls: int = 0, size: int = 0) -> None:
+        """Count ``events`` events, ENTERs among them ``calls``, of ``size`` bytes."""
+        now = time.monotonic_ns()
+        with self._lock:
+            self.events += events
+            entry = self._open.setdefault(reason, [0, 0, 0, now, now])
+            entry[:] = [entry[0] + calls, entry[1] + events, entry[2] + size, entry[3], now]
+
+    def take(self) -> list[Loss]:
+        """What was added since the last call."""
+        with self._lock:
+            taken, self._open = self._open, {}
+        return [Loss(reason, *entry) for reason, entry in taken.items()]
+
+
+class Lane:
+    """Delivers to one sink.
+
+    Args:
+        name: What the config calls the sink, with its position where there are several of one type.
+        max_bytes: How much may wait.
+        blocks: Under ``overflow: block`` the dispatcher waits for room instead of dropping.
+        number: Gives the next batch number of the process.
+        warn: Says one line to the person at the terminal.
+
+    Attributes:
+        delivered: Events that the sink's ``write`` has accepted.
+        losses: Those that it did not get.
+    """
+
+    def __init__(
+        self, name: str, sink: Sink, *, max_bytes: int, new_batch: Callable[[list[bytes]], Batch],
+        warn: Callable[[str], None], on_thread: Callable[[], None], blocks: bool = False,
+    ) -> None:  # fmt: skip
+        self.name, self.sink = name, sink
+        self.delivered = 0
+        self.losses = Losses()
+        self._max_bytes, self._blocks = max_bytes, blocks
+        self._new_batch, self._warn, self._on_thread = new_batch, warn, on_thread
+        self._inbox: _queue.SimpleQueue[Chunk | None] = _queue.SimpleQueue()
+        self._offered_bytes = self._done_bytes = self._offered = self._done = 0
+        self._dropped: collections.OrderedDict[int, None] = collections.OrderedDict()
+        self._stop_at: float | None = None
+        self._stopping = _thread.allocate_lock()
+        self._ended = _thread.allocate_lock()
+        self._is_open = False
+        self._failed_in_a_row, self._left_out_until = 0, 0.0
+
+    def start(self) -> None:
+        """Start the lane's thread.
+
+        Raises:
+            RuntimeError: no thread can be started.
+        """
+        self._stopping.acquire()
+        self._ended.acquire()
+        _thread.start_new_thread(self._run, ())
+
+    # -- the dispatcher's side -----------------------------------------------------------------------------------
+
+    def offer(self, chunk: Chunk) -> None:
+        """Queue ``chunk`` for the sink, or as much of it as there is room for."""
+        if self._is_full(chunk.size) and self._blocks:
+            self._wait_until(lambda: not self._is_full(chunk.size), deadline=None)
+        if self._dropped or self._is_full(chunk.size):
+            kept = self._admitted(chunk)
+            if not kept.batch.lines:
+                return
+            chunk = kept
+        self._offered_bytes += chunk.size
+        self._offered += len(chunk.batch)
+        self._inbox.put(chunk)
+
+    def finish(self, deadline: float) -> None:
+        """Ask the lane to deliver what it has by ``deadline`` (``time.monotonic()``)."""
+        self._stop_at = deadline
+        self._stopping.release()
+        self._inbox.put(None)
+
+    def wait_idle(self, deadline: float) -> bool:
+        """Wait until all that was offered is delivered or counted as lost."""
+        return self._wait_until(lambda: not self.waiting, deadline=deadline)
+
+    def wait_ended(self, deadline: float) -> bool:
+        """Wait until the sink is closed and the thread gone."""
+        return self._ended.acquire(timeout=max(0.0, deadline - time.monotonic()))
+
+    @property
+    def waiting(self) -> int:
+        """Events that were offered and are neither delivered nor lost yet."""
+        return self._offered - self._done
+
+    def _is_full(self, size: int) -> bool:
+        waiting = self._offered_bytes - self._done_bytes
+        return waiting > 0 and waiting + size > self._max_bytes
+
+    def _wait_until(self, condition: Callable[[], bool], *, deadline: float | None) -> bool:
+        while not condition():
+            if deadline is not None and time.monotonic() >= deadline:
+                return False
+            if deadline is None and self._stop_at is not None:
+                return False
+            time.sleep(0.002)
+        return True
+
+    def _admitted(self, chunk: Chunk) -> Chunk:
+        """The part of a chunk that may pass: no ENTER while there is no room, and nothing below one that was dropped."""
+        lines: list[bytes] = []
+        records: list[Record] = []
+        size = calls = events = lost_size = 0
+        for line, record in zip(chunk.batch.lines, chunk.records, strict=True):
+            if self._passes(record, size + len(line)):
+                lines.append(line)
+                records.append(record)
+                size += len(line)
+            else:
+                events += 1
+                calls += record[0] == ENTER
+                lost_size += len(line)
+        if events:
+            self.losses.add("the sink is too slow", events, calls=calls, size=lost_size)
+        return Chunk(self._new_batch(lines), records, size)
+
+    def _passes(self, record: Record, size: int) -> bool:
+        kind = record[0]
+        if kind == STATEMENT:
+            return True
+        if kind != ENTER:
+            return record[9] not in self._dropped
+        if record[7] in self._dropped or self._is_full(size):
+            self._dropped[record[2]] = None
+            if len(self._dropped) > MAX_DROPPED_SPANS:
+                self._dropped.popitem(last=False)
+            return False
+        return True
+
+    # -- the lane's thread ---------------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        try:
+            self._on_thread()
+            for chunk in self._batches():
+                self._deliver(chunk)
+            self._close()
+        finally:
+            self._ended.release()
+
+    def _batches(self) -> Iterator[Chunk]:
+        """The chunks of the inbox, joined as the sink's ``batching`` asks; ends when the lane is to finish."""
+        batching: Batching | None = getattr(self.sink, "batching", None)
+        while (chunk := self._inbox.get()) is not None:
+            if batching is None:
+                yield chunk
+                continue
+            joined, size, until = [chunk], chunk.size, time.monotonic() + batching.max_wait_s
+            following: Chunk | None = chunk
+            while size < batching.max_bytes and (wait := until - time.monotonic()) > 0:
+                try:
+                    following = self._inbox.get(timeout=wait)
+                except _queue.Empty:
+                    break
+                if following is None or size + following.size > batching.max_bytes:
+                    break
+                joined.append(following)
+                size += following.size
+            yield from self._joined(joined)
+            if following is None:
+                return
+            if following is not joined[-1]:
+                yield following
+
+    def _joined(self, chunks: list[Chunk]) -> Iterator[Chunk]:
+        if len(chunks) == 1:
+            yield chunks[0]
+            return
+        lines = [line for chunk in chunks for line in chunk.batch.lines]
+        records = [record for chunk in chunks for record in chunk.records]
+        yield Chunk(self._new_batch(lines), records, sum(chunk.size for chunk in chunks))
+
+    def _deliver(self, chunk: Chunk) -> None:
+        reason = self._attempt(chunk.batch)
+        if reason:
+            self.losses.add(reason, len(chunk.batch), calls=sum(r[0] == ENTER for r in chunk.records), size=chunk.size)
+        else:
+            self.delivered += len(chunk.batch)
+        self._done_bytes += chunk.size
+        self._done += len(chunk.batch)
+
+    def _attempt(self, batch: Batch) -> str:
+        """Deliver ``batch``, with retries; returns why it was given up, or nothing."""
+        if time.monotonic() < self._left_out_until:
+            return "the sink is left out after failures"
+        tries = 0
+        while True:
+            tries += 1
+            try:
+                self._write(batch)
+            except SinkError as error:
+                problem, retry, after = str(error), error.retry, error.retry_after_s
+            except BaseException as error:  # noqa: BLE001  # a plugin may raise anything, SystemExit included
+                problem, retry, after = f"{type(error).__name__}: {error}", tries < TRIES, None
+            else:
+                self._failed_in_a_row = 0
+                return ""
+            self._warn(f"sink {self.name}: {problem}")
+            if not retry or not self._may_try_again(tries, after):
+                return self._gave_up()
+
+    def _write(self, batch: Batch) -> None:
+        if not self._is_open:
+            self.sink.open()
+            self._is_open = True
+        self.sink.write(batch)
+        if self._inbox.empty():
+            self.sink.flush()
+
+    def _may_try_again(self, tries: int, after_s: float | None) -> bool:
+        """Wait before the next try, with full jitter; False when the time for retries is over."""
+        delay = after_s if after_s is not None else random.uniform(0, min(BACKOFF_CAP_S, BACKOFF_BASE_S * 2**tries))
+        if self._stop_at is None:
+            if self._stopping.acquire(timeout=delay):
+                self._stopping.release()
+            return True
+        remaining = self._stop_at - time.monotonic()
+        time.sleep(max(0.0, min(delay, remaining)))
+        return remaining > delay
+
+    def _gave_up(self) -> str:
+        self._failed_in_a_row += 1
+        if self._failed_in_a_row >= FAILED_BATCHES:
+            self._failed_in_a_row = 0
+            self._left_out_until = time.monotonic() + LEFT_OUT_S
+            self._warn(f"sink {self.name}: left out for {LEFT_OUT_S:.0f} s after {FAILED_BATCHES} failures in a row")
+        return "the sink failed"
+
+    def _close(self) -> None:
+        try:
+            self.sink.close(self._stop_at or time.monotonic())
+        except BaseException as error:  # noqa: BLE001
+            self._warn(f"sink {self.name}: did not close: {type(error).__name__}: {error}")
