@@ -1,0 +1,67 @@
+"""The agent's own events - START, ATTACH, LOSS, STOP - as quiet single lines for people."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+_MODULES_NAMED = 3
+
+
+def describe(events: Sequence[dict[str, Any]]) -> Iterator[tuple[str, str]]:
+    """Style and text of each line; several ATTACH events become one."""
+    kind = events[0].get("event")
+    if kind == "ATTACH":
+        yield "quiet", _attach(events)
+    elif kind == "START":
+        yield "quiet", _start(events[0])
+    elif kind == "STOP":
+        yield _stop(events[0])
+    elif kind == "LOSS":
+        yield "warning", _loss(events[0])
+
+
+def _start(event: dict[str, Any]) -> str:
+    argv = event.get("argv")
+    words = " ".join(map(str, argv)) if isinstance(argv, list) else ""
+    parts = [str(event.get("service") or "started"), f"pid {event.get('pid')}", words]
+    return "▶ " + " · ".join(part for part in parts if part)
+
+
+def _attach(events: Sequence[dict[str, Any]]) -> str:
+    counts = {str(e.get("module") or "?"): _functions(e) for e in events}
+    traced = sum(count for count, _ in counts.values())
+    left = sum(left for _, left in counts.values())
+    names = [name for name, (count, _) in counts.items() if count]
+    more = f" and {len(names) - _MODULES_NAMED} more" if len(names) > _MODULES_NAMED else ""
+    where = f" in {', '.join(names[:_MODULES_NAMED])}{more}" if names else ""
+    return f"+ tracing {_count(traced, 'function')}{where}" + (f" · {left} not possible" if left else "")
+
+
+def _functions(event: dict[str, Any]) -> tuple[int, int]:
+    """How many functions of a module are traced, and how many are not."""
+    functions = event.get("functions")
+    if not isinstance(functions, list):
+        return 0, 0
+    left = sum(isinstance(f, dict) and not f.get("how") for f in functions)
+    return len(functions) - left, left
+
+
+def _loss(event: dict[str, Any]) -> str:
+    sink = f" for sink {event['sink']}" if event.get("sink") else ""
+    return f"▲ lost {_count(event.get('events'), 'event')}{sink}: {event.get('reason')}"
+
+
+def _stop(event: dict[str, Any]) -> tuple[str, str]:
+    recorded, lost = event.get("recorded"), event.get("lost")
+    most = max((n for n in lost.values() if isinstance(n, int)), default=0) if isinstance(lost, dict) else lost
+    text = f"■ stopped · {_count(recorded, 'event')}"
+    return ("warning", f"{text}, {_number(most)} lost") if most else ("quiet", f"{text}, none lost")
+
+
+def _count(number: object, noun: str) -> str:
+    return f"{_number(number)} {noun}" + ("" if number == 1 else "s")
+
+
+def _number(number: object) -> str:
+    return f"{number:,}" if isinstance(number, int) else "?"

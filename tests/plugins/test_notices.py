@@ -1,0 +1,55 @@
+"""The agent's own events as lines for people."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from flowtrace_plugins.notices import describe
+
+
+def attach(module: str, traced: int, left: int = 0) -> dict[str, Any]:
+    """An ATTACH event."""
+    functions = [{"name": "f", "line": 1, "how": "source"}] * traced + [{"name": "g", "line": 2, "why": "eval"}] * left
+    return {"event": "ATTACH", "module": module, "functions": functions}
+
+
+@pytest.mark.parametrize(
+    ("events", "line"),
+    [
+        (
+            [{"event": "START", "service": "chat", "pid": 7, "argv": ["uvicorn", "app:app"]}],
+            ("quiet", "▶ chat · pid 7 · uvicorn app:app"),
+        ),
+        ([attach("a", 1)], ("quiet", "+ tracing 1 function in a")),
+        ([attach("a", 0)], ("quiet", "+ tracing 0 functions")),
+        (
+            [attach("a", 2), attach("b", 3, 1), attach("c", 1), attach("d", 1)],
+            ("quiet", "+ tracing 7 functions in a, b, c and 1 more · 1 not possible"),
+        ),
+        (
+            [{"event": "LOSS", "events": 1200, "sink": "http", "reason": "the sink is too slow"}],
+            ("warning", "▲ lost 1,200 events for sink http: the sink is too slow"),
+        ),
+        (
+            [{"event": "STOP", "recorded": 1204, "lost": {"stdout": 0, "http": 3}}],
+            ("warning", "■ stopped · 1,204 events, 3 lost"),
+        ),
+        ([{"event": "STOP", "recorded": 1, "lost": {"stdout": 0}}], ("quiet", "■ stopped · 1 event, none lost")),
+    ],
+)
+def test_lines(events: list[dict[str, Any]], line: tuple[str, str]) -> None:
+    """Each event is one line; several ATTACH events are one together; only losses stand out."""
+    assert list(describe(events)) == [line]
+
+
+@pytest.mark.parametrize("kind", ["START", "ATTACH", "LOSS", "STOP"])
+def test_missing_fields(kind: str) -> None:
+    """An event of another version, with fields missing, is still one line."""
+    assert len(list(describe([{"event": kind}]))) == 1
+
+
+def test_unknown_events_are_left_out() -> None:
+    """An event of a later version is not shown rather than shown wrongly."""
+    assert list(describe([{"event": "TOMORROW"}])) == []
