@@ -1,0 +1,425 @@
+"""Configuration in the launcher: find the file, read it without trusting it, apply ``--set``, check every key.
+
+`resolve` is all that the commands call. YAML is read here only; the traced process gets the result as JSON.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import os
+import re
+import stat
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NoReturn
+
+import msgspec
+
+from flowtrace.config import Config, Resolved, decode, joined, shown, to_json
+from flowtrace.errors import ConfigError, FlowtraceError, PluginError
+from flowtrace.plugins import discover, load
+
+FILE_NAME = "flowtrace.yaml"
+FILE_VARIABLE = "FLOWTRACE_CONFIG"
+SET = "--set"
+MAX_BYTES = 2**20
+MAX_DEPTH = 32
+MAX_VALUES = 20_000  # each alias counts as all that it stands for
+
+
+def _warn(line: str) -> None:
+    print(f"flowtrace: {line}", file=sys.stderr)
+
+
+def resolve(
+    config_path: str | None,
+    sets: Sequence[str],
+    environ: Mapping[str, str],
+    cwd: str,
+    *,
+    quiet: bool = False,
+    warn: Callable[[str], None] = _warn,
+) -> Resolved:
+    """Find, read and check the configuration.
+
+    Args:
+        config_path: The argument of ``--config``, or None.
+        sets: The arguments of ``--set``, as ``key=value``.
+        environ: Holds ``FLOWTRACE_CONFIG`` and what ``${NAME}`` refers to.
+        cwd: The working directory, absolute.
+        quiet: Handed on.
+        warn: Takes the line that says why a file that was found is not used.
+
+    Returns:
+        What the traced process needs; its run id is new.
+
+    Raises:
+        ConfigError: a file cannot be read or a value cannot be used; one line for the user.
+        PluginError: an installed plugin cannot be loaded.
+    """
+    name = _find(config_path, environ, cwd, warn)
+    draft = _Draft(name, environ, cwd)
+    for text in sets:
+        draft.set(text)
+    draft.data.setdefault("service", _service(cwd))
+    registry = load(discover())
+    if registry.problems:
+        raise registry.problems[0]
+    try:
+        config = decode(draft.data, Config)
+        check_patterns(config.redact.patterns)
+        for index, spec in enumerate(config.sinks):
+            registry.decode(spec, key=f"sinks[{index}]")
+    except FlowtraceError as error:
+        raise draft.attributed(error) from None
+    return Resolved(
+        config=config,
+        plugins=registry.needed(config.sinks),
+        run=os.urandom(8).hex(),
+        directory=_directory(name, cwd),
+        quiet=quiet,
+        root_pid=os.getpid(),
+    )
+
+
+def _service(cwd: str) -> str:
+    name = os.path.basename(os.path.normpath(cwd))
+    return name if name and name.isprintable() and "\\" not in name else "python"
+
+
+def _directory(name: str | None, cwd: str) -> str:
+    path = os.path.abspath(os.path.join(cwd, name or ""))
+    directory = os.path.dirname(path) if os.path.isfile(path) else cwd  # else a pipe: --config <(generate)
+    _check_utf8(directory, "the name of the directory", place=directory)
+    return directory
+
+
+def _find(config_path: str | None, environ: Mapping[str, str], cwd: str, warn: Callable[[str], None]) -> str | None:
+    """The file as the user would name it, seen from ``cwd``; None where the defaults apply."""
+    if config_path is not None:
+        return config_path
+    if named := environ.get(FILE_VARIABLE):
+        return named
+    if not os.path.lexists(os.path.join(cwd, FILE_NAME)):
+        return None
+    if reason := _distrust(os.path.join(cwd, FILE_NAME)):
+        warn(f"{FILE_NAME} is ignored: {reason}; name it with --config to use it all the same")
+        return None
+    return FILE_NAME
+
+
+def _distrust(path: str) -> str | None:
+    """Why a file that nobody named is not to be used, or None: what it says decides which code runs."""
+    try:
+        link, file, folder = os.lstat(path), os.stat(path), os.stat(os.path.dirname(path))
+    except OSError as error:
+        return f"{error.strerror}".lower()
+    if not stat.S_ISREG(file.st_mode):
+        return "it is not a regular file"
+    if not hasattr(os, "geteuid"):
+        return None  # Windows: the mode bits say nothing about who may write
+    if foreign := {link.st_uid, file.st_uid, folder.st_uid} - {os.geteuid(), 0}:
+        return f"it or its directory belongs to another user (uid {foreign.pop()})"
+    if file.st_mode & stat.S_IWOTH:
+        return "anyone may write to it"
+    if folder.st_mode & stat.S_IWOTH and not folder.st_mode & stat.S_ISVTX:
+        return "anyone may write to its directory"
+    return None
+
+
+_REFERENCE = re.compile(r"\$\$|\$\{(?:([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\})?")
+
+
+class _Draft:
+    """Plain data on its way to a `Config`, and where each part of it comes from.
+
+    Args:
+        name: The config file, relative to ``cwd``, or None.
+    """
+
+    def __init__(self, name: str | None, environ: Mapping[str, str], cwd: str) -> None:
+        self.data: dict[str, Any] = {}
+        self._place = name or ""
+        self._environ = environ
+        self._filled_in: dict[str, str] = {}  # the value of a variable: the reference it replaced
+        self._set_keys: list[str] = []
+        if name is not None:
+            data = read_yaml(_text(os.path.join(cwd, name), name), name)
+            if not isinstance(data, dict | None):
+                raise ConfigError(f"expected keys such as 'targets:', got {shown(data)}", place=name)
+            self.data = self._filled(data or {}, "", place=name)
+
+    def set(self, text: str) -> None:
+        """Apply the argument of one ``--set``."""
+        key, equals, value = text.partition("=")
+        steps = _steps(key) if equals else None
+        if not steps:
+            raise ConfigError(f"{shown(text)} is not key=value; write one such as sinks[0].format=json", place=SET)
+        _check_utf8(text, "the text", place=SET)
+        head = steps[0]
+        if head in ("targets", "sinks") and self.data.get(str(head)) is None:
+            self.data[str(head)] = msgspec.json.decode(to_json(Config()))[head]
+        parsed = self._filled(read_yaml(value, SET, key=key), key, place=SET)
+        self._set_keys.append(_assign(self.data, steps, parsed))
+
+    def attributed(self, error: FlowtraceError) -> FlowtraceError:
+        """The error with the place its value comes from, and without what variables stand for."""
+        if not isinstance(error, ConfigError):
+            return PluginError(self._concealed(str(error)))
+        own = any(_covers(key, error.key) or _covers(error.key, key) for key in self._set_keys)
+        return ConfigError(self._concealed(error.problem), place=SET if own else self._place, key=error.key)
+
+    def _filled(self, value: Any, key: str, *, place: str) -> Any:
+        """``value`` with the references in its texts replaced."""
+        if isinstance(value, dict):
+            return {name: self._filled(inner, joined(key, name), place=place) for name, inner in value.items()}
+        if isinstance(value, list):
+            return [self._filled(inner, joined(key, f"[{i}]"), place=place) for i, inner in enumerate(value)]
+        if isinstance(value, str):
+            return _REFERENCE.sub(lambda match: self._looked_up(match, key, place), value)
+        return value
+
+    def _looked_up(self, match: re.Match[str], key: str, place: str) -> str:
+        name, default = match.groups()
+        if match[0] == "$$":
+            return "$"
+        if name is None:
+            raise ConfigError("'${' begins no ${NAME}; write $${ for the text itself", place=place, key=key)
+        value = self._environ.get(name)
+        if default is not None and not value:
+            return str(default)
+        if value is None:
+            problem = f"the environment variable {name} is not set; set it or write ${{{name}:-default}}"
+            raise ConfigError(problem, place=place, key=key)
+        _check_utf8(value, f"the value of {name}", place=place, key=key)
+        self._filled_in[value] = f"${{{name}}}"
+        return value
+
+    def _concealed(self, problem: str) -> str:
+        for value in sorted(filter(None, self._filled_in), key=len, reverse=True):
+            for text in {value, repr(value)[1:-1]}:
+                cut = (text[:length] + "..." for length in range(min(len(text), 60), 3, -1))  # what `shown` leaves
+                for variant in (text, *cut):
+                    edge = "" if len(variant) > 3 else r"\b"  # '5' must not be replaced within '65536'
+                    problem = re.sub(f"{edge}{re.escape(variant)}{edge}", self._filled_in[value], problem)
+        return problem
+
+
+def _covers(key: str, other: str) -> bool:
+    return other == key or other.startswith((f"{key}.", f"{key}["))
+
+
+def _steps(key: str) -> list[str | int | None] | None:
+    """The names and indexes of ``sinks[0].format``, with None for ``[+]``; None in all for what is no path."""
+    if not re.fullmatch(r"[^.\[\]\s]+(\.[^.\[\]\s]+|\[(\d{1,5}|\+)\])*", key):
+        return None
+    tokens = re.findall(r"\[(.+?)\]|([^.\[\]]+)", key)
+    return [name or (None if index == "+" else int(index)) for index, name in tokens]
+
+
+def _assign(node: Any, steps: Sequence[str | int | None], value: object, path: str = "") -> str:
+    """Put ``value`` where ``steps`` lead to, making what is missing on the way; returns the exact path."""
+    step: Any = steps[0]
+    rest = steps[1:]
+    if not isinstance(node, dict if isinstance(step, str) else list):
+        raise ConfigError(f"holds {shown(node)}; set it as a whole", place=SET, key=path)
+    if isinstance(node, list):
+        step = len(node) if step is None else step
+        if step > len(node):
+            raise ConfigError(f"the number of entries is {len(node)}; write [+] to add one", place=SET, key=path)
+        node += [None] * (step == len(node))
+    path = joined(path, step if isinstance(step, str) else f"[{step}]")
+    if not rest:
+        node[step] = value
+        return path
+    if (node[step] if isinstance(node, list) else node.get(step)) is None:
+        node[step] = {} if isinstance(rest[0], str) else []
+    return _assign(node[step], rest, value, path)
+
+
+def _check_utf8(text: str, what: str, *, place: str, key: str = "") -> None:
+    """Refuse bytes that Python smuggled into a text of the operating system: JSON cannot carry them on."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise ConfigError(f"{what} is not UTF-8; use other characters", place=ascii(place)[1:-1], key=key) from None
+
+
+def check_patterns(patterns: Sequence[str]) -> None:
+    """Hold ``redact.patterns`` to what can run on every text of a program.
+
+    Raises:
+        ConfigError: one is not a regular expression, matches everything, or may take exponential time.
+    """
+    for index, pattern in enumerate(patterns):
+        key = f"redact.patterns[{index}]"
+        try:
+            if re.compile(pattern).match(""):
+                raise ConfigError(f"{shown(pattern)} matches the empty text; write what must be there", key=key)
+        except re.error as error:
+            raise ConfigError(f"{shown(pattern)} is no regular expression: {error}", key=key) from None
+        if _repeats_within_repeat(re._parser.parse(pattern)):  # type: ignore[attr-defined]  # no public parser
+            problem = f"{shown(pattern)} repeats a repetition, which may take for ever; write the inner one possessive"
+            raise ConfigError(f"{problem}, such as a++", key=key)
+
+
+def _repeats_within_repeat(parsed: Any, *, inside: bool = False) -> bool:
+    """Whether a group that may match many times holds a part that may, as in ``(a+)+``.
+
+    Possessive repeats and atomic groups do not backtrack, so what is inside them starts anew.
+    """
+    for operation, argument in parsed:
+        name = str(operation)
+        repeats = name in ("MAX_REPEAT", "MIN_REPEAT") and argument[1] > 100
+        if repeats and inside:
+            return True
+        below = inside and name not in ("POSSESSIVE_REPEAT", "ATOMIC_GROUP")
+        parts = argument if isinstance(argument, tuple | list) else [argument]
+        for part in [inner for outer in parts for inner in (outer if isinstance(outer, list) else [outer])]:
+            if hasattr(part, "getwidth") and _repeats_within_repeat(part, inside=below or repeats):
+                return True
+    return False
+
+
+def _text(path: str, place: str) -> str:
+    try:
+        with open(path, "rb") as file:
+            data = file.read(MAX_BYTES + 1)
+    except OSError as error:
+        problem = f"cannot be read: {error.strerror}; name another file with --config or {FILE_VARIABLE}"
+        raise ConfigError(problem, place=place) from None
+    if len(data) > MAX_BYTES:
+        raise ConfigError("is larger than 1 MiB; name a file that holds a config", place=place)
+    try:
+        if b"\0" not in data:
+            return data.decode("utf-8-sig")
+        problem = "holds a NUL byte"
+    except UnicodeDecodeError as error:
+        problem = f"holds the byte 0x{data[error.start]:02x} at offset {error.start}"
+    raise ConfigError(f"is not UTF-8 text: it {problem}; name a YAML file or save it as UTF-8", place=place)
+
+
+def read_yaml(text: str, place: str, *, key: str = "") -> Any:
+    """Turn one YAML document into dicts, lists, texts, numbers, booleans and None.
+
+    YAML 1.2 in what plain words mean (only ``true`` and ``false`` are booleans, so ``off`` is a text); no tags,
+    no duplicate keys, at most 32 levels and 20,000 values, aliases counted as what they stand for.
+
+    Args:
+        text: The document; empty gives None.
+        place: Where it is from, for errors; line and column are added.
+        key: The key that it is the value of, for errors.
+
+    Raises:
+        ConfigError: it is not such a document.
+    """
+    return _YamlReader(text, place).document(key)
+
+
+_NULLS = frozenset({"", "~", "null", "Null", "NULL"})
+_BOOLEANS = {"true": True, "True": True, "TRUE": True, "false": False, "False": False, "FALSE": False}
+_INTEGER = re.compile(r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+")
+_FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
+
+
+class _YamlReader:
+    """Builds plain data from parser events: no constructor of PyYAML is involved, and nothing is built that is not
+    counted first."""
+
+    def __init__(self, text: str, place: str) -> None:
+        import yaml  # 15 ms that a run without a file does not pay
+
+        self._yaml = yaml
+        self._place = place
+        self._events: Iterator[Any] = yaml.parse(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+        self._anchors: dict[str, tuple[Any, int]] = {}
+        self._values = 0
+
+    def document(self, key: str) -> Any:
+        try:
+            next(self._events)  # the start of the stream
+            if isinstance(next(self._events), self._yaml.StreamEndEvent):
+                return None
+            value = self._value(next(self._events), key, depth=0)
+            next(self._events)  # the end of the document
+            if not isinstance(after := next(self._events), self._yaml.StreamEndEvent):
+                self._fail("a second document begins here; keep one", after)
+        except self._yaml.MarkedYAMLError as error:
+            problem = ", ".join(filter(None, (error.context, error.problem)))
+            if "cannot start any token" in problem:
+                problem += "; indent with spaces, and put text that begins with @ in quotes"
+            self._fail(f"not valid YAML: {problem}", None, error.problem_mark or error.context_mark)
+        except self._yaml.reader.ReaderError as error:
+            raise ConfigError(f"not YAML: {error.reason} (position {error.position})", place=self._place) from None
+        return value
+
+    def _fail(self, problem: str, event: Any, mark: Any = None, key: str = "") -> NoReturn:
+        mark = mark or (event and event.start_mark)
+        place = self._place if self._place == SET or not mark else f"{self._place}:{mark.line + 1}:{mark.column + 1}"
+        raise ConfigError(problem, place=place, key=key) from None
+
+    def _value(self, event: Any, key: str, *, depth: int) -> Any:
+        self._count(1, event, key)
+        if depth > MAX_DEPTH:
+            self._fail(f"nested deeper than {MAX_DEPTH} levels; no key of a config is", event)
+        if isinstance(event, self._yaml.AliasEvent):
+            return self._alias(event, key)
+        if event.tag is not None:
+            self._fail(f"the tag {shown(event.tag)} is not allowed; write plain YAML", event, key=key)
+        before = self._values
+        if isinstance(event, self._yaml.ScalarEvent):
+            value = self._scalar(event, key) if event.implicit[0] else event.value
+        elif isinstance(event, self._yaml.SequenceStartEvent):
+            value = self._list(key, depth=depth)
+        else:
+            value = self._dict(key, depth=depth)
+        if event.anchor is not None:
+            self._anchors[event.anchor] = value, self._values - before + 1
+        return value
+
+    def _count(self, values: int, event: Any, key: str) -> None:
+        self._values += values
+        if self._values > MAX_VALUES:
+            self._fail(f"more than {MAX_VALUES} values, aliases counted; shorten it", event)
+
+    def _alias(self, event: Any, key: str) -> Any:
+        if event.anchor not in self._anchors:  # an anchor around its own alias is not there yet either
+            self._fail(f"the alias *{event.anchor} stands for nothing above it; add the anchor", event, key=key)
+        value, values = self._anchors[event.anchor]
+        self._count(values, event, key)
+        return copy.deepcopy(value)  # --set may change one and not the other
+
+    def _list(self, key: str, *, depth: int) -> list[Any]:
+        items: list[Any] = []
+        while not isinstance(event := next(self._events), self._yaml.SequenceEndEvent):
+            items.append(self._value(event, joined(key, f"[{len(items)}]"), depth=depth + 1))
+        return items
+
+    def _dict(self, key: str, *, depth: int) -> dict[str, Any]:
+        items: dict[str, Any] = {}
+        while not isinstance(event := next(self._events), self._yaml.MappingEndEvent):
+            if not isinstance(event, self._yaml.ScalarEvent) or event.tag is not None:
+                self._fail("a key must be plain text", event, key=key)
+            inner = joined(key, event.value)
+            if event.value in items:
+                self._fail("written twice; remove one of the two", event, key=inner)
+            items[event.value] = self._value(next(self._events), inner, depth=depth + 1)
+        return items
+
+    def _scalar(self, event: Any, key: str) -> Any:
+        text = event.value
+        if text in _NULLS:
+            return None
+        if text in _BOOLEANS:
+            return _BOOLEANS[text]
+        number: float | None = None
+        if _INTEGER.fullmatch(text):
+            number = int(text, {"o": 8, "x": 16}.get(text[1:2], 10)) if len(text) <= 20 else math.inf
+        elif _FLOAT.fullmatch(text):
+            number = float(text)
+        if number is None:
+            return text
+        if abs(number) >= (2**63 if isinstance(number, int) else math.inf):
+            self._fail(f"the number {shown(text)} is too large; put it in quotes if it is text", event, key=key)
+        return number
