@@ -46,6 +46,7 @@ class Dispatcher:
         self._reported_loss = (0, 0, time.monotonic_ns())
         self._losses = Losses()  # common to all lanes
         self.lanes: Sequence[Lane] = ()
+        self.after_turn: Callable[[], None] = lambda: None
 
     def new_batch(self, lines: list[bytes]) -> Batch:
         """A batch with the next number of this process."""
@@ -116,6 +117,7 @@ class Dispatcher:
         self._recorder.state.woken = False
         self._drain()
         self._report_losses()
+        self.after_turn()
 
     def _drain(self) -> None:
         queue = self._recorder.queue

@@ -146,6 +146,11 @@ class Lane:
         """Wait until the sink is closed and the thread gone."""
         return self._ended.acquire(timeout=max(0.0, deadline - time.monotonic()))
 
+    def lose(self, reason: str, events: int) -> None:
+        """Take back ``events`` events that the sink had accepted: it lost them after all."""
+        self.delivered -= events
+        self.losses.add(reason, events)
+
     @property
     def waiting(self) -> int:
         """Events that were offered and are neither delivered nor lost yet."""

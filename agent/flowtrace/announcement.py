@@ -1,0 +1,85 @@
+"""What the agent itself says on stderr: one line per process about what is traced, and warnings, each once."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+
+from flowtrace.config import Resolved
+from flowtrace.patcher import Traced
+
+SETTLED_S = 0.3  # so long no module was attached: then the line is written
+
+
+class Warnings:
+    """Writes lines to stderr, redacted, each text once per process, past ``sys.stderr``, which is the program's."""
+
+    def __init__(self, scrub: Callable[[str], str]) -> None:
+        self._scrub = scrub
+        self._said: set[tuple[int, str]] = set()
+
+    def warn(self, text: str) -> None:
+        """Say ``text``, unless this process has said it."""
+        key = (os.getpid(), text)
+        if key not in self._said and len(self._said) < 1_000:
+            self._said.add(key)
+            self.say(text)
+
+    def say(self, text: str) -> None:
+        """Say ``text``."""
+        line = " ".join(self._scrub(text).split())
+        try:
+            os.write(2, f"flowtrace: {line}\n".encode("utf-8", "backslashreplace"))
+        except OSError:
+            pass  # nobody listens
+
+
+class Announcement:
+    """Says once per process what is traced there: when imports have come to rest, or at the end.
+
+    Args:
+        resolved: Names the service and says whether to be quiet.
+        sinks: Their names.
+        modules: What is attached; grows.
+        warnings: Through which to speak.
+    """
+
+    def __init__(
+        self, resolved: Resolved, *, sinks: Sequence[str], modules: Mapping[str, Traced], warnings: Warnings
+    ) -> None:
+        self._resolved, self._sinks, self._modules, self._warnings = resolved, sinks, modules, warnings
+        self._pid = os.getpid()
+        self._seen = (0, time.monotonic())
+        self._is_said = resolved.quiet
+
+    def when_settled(self) -> None:
+        """Called by the dispatcher on each of its turns."""
+        count, since = self._seen
+        now = time.monotonic()
+        if len(self._modules) != count:
+            self._seen = (len(self._modules), now)
+        elif count and now - since >= SETTLED_S:
+            self._say()
+
+    def at_exit(self) -> None:
+        """Say it now, if it has not been said; nothing from helper processes that imported no target."""
+        if self._modules or self._pid == self._resolved.root_pid:
+            self._say()
+
+    def _say(self) -> None:
+        if self._is_said:
+            return
+        self._is_said = True
+        modules = [traced for traced in list(self._modules.values()) if traced.functions]
+        functions = [function for traced in modules for function in traced.functions if function.how != "not traced"]
+        left_out = sum(len(traced.functions) for traced in modules) - len(functions)
+        counts = f"{_plural(len(functions), 'function')} in {_plural(len(modules), 'module')}"
+        rest = f" ({left_out} cannot be)" if left_out else ""
+        hint = "" if functions else "; no target was imported here"
+        sinks = ", ".join(self._sinks) or "no sink"
+        self._warnings.say(f"{self._resolved.config.service}, pid {self._pid}: {counts} traced{rest}, to {sinks}{hint}")
+
+
+def _plural(count: int, noun: str) -> str:
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"

@@ -1,0 +1,37 @@
+"""``flowtrace``: the command that looks at configurations and traces; each subcommand is a module of its own."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+from collections.abc import Sequence
+
+from flowtrace import __version__
+from flowtrace.errors import FlowtraceError
+
+COMMANDS = {
+    "schema": "print the JSON Schema of the configuration, for editors",
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line ``argv`` and return the exit status: 0, or 2 for a mistake of the user's."""
+    parser = argparse.ArgumentParser(
+        prog="flowtrace",
+        description="Looks at flowtrace configurations. To trace a program: flowtrace-run COMMAND...",
+        epilog="commands:\n" + "\n".join(f"  {name:10}{what}" for name, what in COMMANDS.items()),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        usage="flowtrace COMMAND [options]",
+    )
+    parser.add_argument("--version", action="version", version=f"flowtrace {__version__}")
+    parser.add_argument("command", metavar="COMMAND", choices=COMMANDS, help=argparse.SUPPRESS)
+    parser.add_argument("arguments", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
+    options = parser.parse_args(argv)
+    command = importlib.import_module(f"flowtrace.cli.{options.command}")
+    try:
+        status: int = command.main(options.arguments)
+    except FlowtraceError as error:
+        print(f"flowtrace {options.command}: {error}", file=sys.stderr)
+        return 2
+    return status
