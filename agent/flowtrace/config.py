@@ -310,6 +310,7 @@ class Resolved(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         plugins: The plugins to load, as the values of their entry points: ``module`` or ``module:attribute``.
         run: The id of this run, 16 hex digits.
         directory: The absolute directory that relative paths in the config are relative to.
+        project: The absolute directory whose modules ``@project`` means.
         quiet: Say nothing on stderr but warnings.
         root_pid: The process id of the launcher, which is that of the program it becomes.
     """
@@ -318,6 +319,7 @@ class Resolved(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     plugins: tuple[str, ...]
     run: Annotated[str, Meta(pattern="^[0-9a-f]{16}$")]
     directory: str
+    project: str
     quiet: bool
     root_pid: int
 

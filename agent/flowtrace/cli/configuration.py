@@ -59,6 +59,8 @@ def resolve(
         PluginError: an installed plugin cannot be loaded.
     """
     name = _find(config_path, environ, cwd, warn)
+    path = os.path.join(cwd, name or "")
+    _check_utf8(path, "this path", place=path)
     draft = _Draft(name, environ, cwd)
     for text in sets:
         draft.set(text)
@@ -68,7 +70,10 @@ def resolve(
         raise registry.problems[0]
     try:
         config = decode(draft.data, Config)
-        check_patterns(config.redact.patterns)
+        if config.redact.patterns:
+            from flowtrace.redaction import Redactor  # else not needed before the traced process
+
+            Redactor(patterns=config.redact.patterns)
         for index, spec in enumerate(config.sinks):
             registry.decode(spec, key=f"sinks[{index}]")
     except FlowtraceError as error:
@@ -78,6 +83,7 @@ def resolve(
         plugins=registry.needed(config.sinks),
         run=os.urandom(8).hex(),
         directory=_directory(name, cwd),
+        project=cwd,
         quiet=quiet,
         root_pid=os.getpid(),
     )
@@ -90,9 +96,7 @@ def _service(cwd: str) -> str:
 
 def _directory(name: str | None, cwd: str) -> str:
     path = os.path.abspath(os.path.join(cwd, name or ""))
-    directory = os.path.dirname(path) if os.path.isfile(path) else cwd  # else a pipe: --config <(generate)
-    _check_utf8(directory, "the name of the directory", place=directory)
-    return directory
+    return os.path.dirname(path) if os.path.isfile(path) else cwd  # else a pipe: --config <(generate)
 
 
 def _find(config_path: str | None, environ: Mapping[str, str], cwd: str, warn: Callable[[str], None]) -> str | None:
@@ -223,7 +227,8 @@ def _assign(node: Any, steps: Sequence[str | int | None], value: object, path: s
     step: Any = steps[0]
     rest = steps[1:]
     if not isinstance(node, dict if isinstance(step, str) else list):
-        raise ConfigError(f"holds {shown(node)}; set it as a whole", place=SET, key=path)
+        kind = "mapping" if isinstance(step, str) else "list"
+        raise ConfigError(f"is no {kind}; set it as a whole", place=SET, key=path)
     if isinstance(node, list):
         step = len(node) if step is None else step
         if step > len(node):
@@ -244,42 +249,6 @@ def _check_utf8(text: str, what: str, *, place: str, key: str = "") -> None:
         text.encode()
     except UnicodeEncodeError:
         raise ConfigError(f"{what} is not UTF-8; use other characters", place=ascii(place)[1:-1], key=key) from None
-
-
-def check_patterns(patterns: Sequence[str]) -> None:
-    """Hold ``redact.patterns`` to what can run on every text of a program.
-
-    Raises:
-        ConfigError: one is not a regular expression, matches everything, or may take exponential time.
-    """
-    for index, pattern in enumerate(patterns):
-        key = f"redact.patterns[{index}]"
-        try:
-            if re.compile(pattern).match(""):
-                raise ConfigError(f"{shown(pattern)} matches the empty text; write what must be there", key=key)
-        except re.error as error:
-            raise ConfigError(f"{shown(pattern)} is no regular expression: {error}", key=key) from None
-        if _repeats_within_repeat(re._parser.parse(pattern)):  # type: ignore[attr-defined]  # no public parser
-            problem = f"{shown(pattern)} repeats a repetition, which may take for ever; write the inner one possessive"
-            raise ConfigError(f"{problem}, such as a++", key=key)
-
-
-def _repeats_within_repeat(parsed: Any, *, inside: bool = False) -> bool:
-    """Whether a group that may match many times holds a part that may, as in ``(a+)+``.
-
-    Possessive repeats and atomic groups do not backtrack, so what is inside them starts anew.
-    """
-    for operation, argument in parsed:
-        name = str(operation)
-        repeats = name in ("MAX_REPEAT", "MIN_REPEAT") and argument[1] > 100
-        if repeats and inside:
-            return True
-        below = inside and name not in ("POSSESSIVE_REPEAT", "ATOMIC_GROUP")
-        parts = argument if isinstance(argument, tuple | list) else [argument]
-        for part in [inner for outer in parts for inner in (outer if isinstance(outer, list) else [outer])]:
-            if hasattr(part, "getwidth") and _repeats_within_repeat(part, inside=below or repeats):
-                return True
-    return False
 
 
 def _text(path: str, place: str) -> str:
