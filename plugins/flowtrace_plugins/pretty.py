@@ -159,9 +159,9 @@ class Tree:
         micros, active = event.get("durationMicros"), event.get("activeMicros")
         if micros is not None:
             busy = micros if active is None else active
-            waited = active is not None and micros >= 1000 and active * 2 < micros
             call.tail.append((_slowness(busy), f"  {duration(micros)}"))
-            call.tail.append(("quiet", f" ({duration(active)} active)" if waited else ""))
+            if active is not None and micros >= 1000 and active * 2 < micros:
+                call.tail.append(("quiet", f" ({duration(active)} active)"))
 
     def _put_exception(self, call: _Call, exception: Event, lane: str) -> None:
         """Type, message and place; on its way up through the callers, only the type."""

@@ -10,6 +10,7 @@ import orjson
 import pytest
 
 from flowtrace_plugins import pretty
+from flowtrace_plugins.literal import cells
 from flowtrace_plugins.pretty import Tree, duration
 
 T0 = 1705314600000  # 10:30:00 UTC
@@ -170,7 +171,7 @@ def test_cancellation_is_no_alarm(program: Program, kind: str) -> None:
         ({"durationMicros": 9000, "activeMicros": 40}, "a.f()  9.0 ms (40 µs active)"),
     ],
 )
-def test_outcomes(program: Program, fields: dict[str, object], outcome: str) -> None:
+def test_outcomes(program: Program, fields: dict[str, Any], outcome: str) -> None:
     """A result is shown unless it is void or not captured; time spent waiting is told from time spent working."""
     events = [program.enter("T", "a.f"), program.leave("T", **fields)]
 
@@ -223,7 +224,7 @@ def test_lines_keep_to_the_width(program: Program, width: int, value: object) ->
 
     (line,) = tree(width=width).render(events).splitlines()
 
-    assert pretty.cells(line) <= max(width, GUTTER + 10)
+    assert cells(line) <= max(width, GUTTER + 10)
     assert line.endswith("5 µs")
 
 

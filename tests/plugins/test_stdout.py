@@ -110,7 +110,12 @@ def test_full_non_blocking_pipe_is_waited_for(pipe: tuple[int, int]) -> None:
 def test_lines_of_several_processes_stay_whole(pipe: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
     """On a pipe each single write is of whole lines and no longer than what the kernel keeps together."""
     written: list[bytes] = []
-    monkeypatch.setattr(os, "write", lambda fd, data: written.append(bytes(data)) or len(data))
+
+    def write(fd: int, data: bytes) -> int:
+        written.append(bytes(data))
+        return len(data)
+
+    monkeypatch.setattr(os, "write", write)
     sink = opened()
 
     sink.write(make_batch(*({"text": "x" * 300} for _ in range(40)), {"text": "y" * 5000}))

@@ -1,0 +1,469 @@
+"""The http sink: what it does with each answer a server can give, and with none."""
+
+from __future__ import annotations
+
+import logging
+import socket
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+
+from flowtrace.config import Duration, decode
+from flowtrace.errors import SinkError
+from flowtrace.testing import make_batch, make_context
+from flowtrace_plugins.http import _POISON_TRIES, HttpSink
+from flowtrace_plugins.options import HttpOptions
+from tests.plugins import chaos_server
+from tests.plugins.chaos_server import ChaosServer, answer, drip, flood, garbage, hang, limit, reset
+
+
+@pytest.fixture
+def server() -> Iterator[ChaosServer]:
+    """A server that answers 200 unless told otherwise."""
+    with chaos_server.running() as running:
+        yield running
+
+
+class Opened:
+    """A sink that is open, with what it said and lost."""
+
+    def __init__(self, directory: Path, url: str, **options: Any) -> None:
+        self.warnings: list[str] = []
+        self.losses: list[tuple[str, int]] = []
+        context = make_context(directory=directory, warnings=self.warnings, losses=self.losses)
+        self.sink = HttpSink(decode({"url": url, "timeout": "2s"} | options, HttpOptions), context)
+        self.sink.open()
+        self.directory = directory
+
+    def write(self, *seqs: int, id: str = "r-1-1") -> None:
+        """Write a batch of events with these numbers."""
+        self.sink.write(make_batch(*({"seq": seq} for seq in seqs), id=id))
+
+    def failure(self, *seqs: int, id: str = "r-1-1") -> SinkError:
+        """Write a batch, which must fail."""
+        with pytest.raises(SinkError) as caught:
+            self.write(*seqs, id=id)
+        return caught.value
+
+    def close(self) -> None:
+        """Close the sink."""
+        self.sink.close(time.monotonic() + 2)
+
+    @property
+    def dead_letters(self) -> list[int]:
+        """The numbers of the events that were set aside."""
+        path = self.directory / ".flowtrace" / "dead-letter" / "test.jsonl"
+        return [orjson.loads(line)["seq"] for line in path.read_bytes().splitlines()] if path.exists() else []
+
+
+@pytest.fixture
+def sink(server: ChaosServer, tmp_path: Path) -> Iterator[Opened]:
+    """A sink without a spool, with a header of its own."""
+    opened = Opened(tmp_path, server.url, headers={"Authorization": "Bearer t", "content-type": "text/plain"})
+    yield opened
+    opened.close()
+
+
+def test_request(server: ChaosServer, sink: Opened) -> None:
+    """A batch is one POST of compressed lines with its id; headers of the options do not replace ours."""
+    sink.write(1, 2)
+
+    (request,) = server.requests
+    headers = request.headers
+    assert request.path == "/v1/events"
+    assert [event["seq"] for event in request.events] == [1, 2]
+    assert headers["flowtrace-batch"] == "r-1-1"
+    assert headers["content-type"] == "application/x-ndjson"
+    assert headers["content-encoding"] == "gzip"
+    assert headers["authorization"] == "Bearer t"
+    assert headers["user-agent"].startswith("flowtrace/")
+
+
+def test_uncompressed(server: ChaosServer, tmp_path: Path) -> None:
+    """``compression: none`` sends the lines as they are."""
+    opened = Opened(tmp_path, server.url, compression="none")
+
+    opened.write(1)
+    opened.close()
+
+    assert server.requests[0].body == b'{"seq":1}\n'
+    assert "Content-Encoding" not in server.requests[0].headers
+
+
+def test_batching_is_that_of_the_options(tmp_path: Path) -> None:
+    """The lane learns from the sink how large batches should be."""
+    options = decode({"url": "http://127.0.0.1/", "batch": {"max_size": "2KiB", "max_wait": "3s"}}, HttpOptions)
+
+    batching = HttpSink(options, make_context(directory=tmp_path)).batching
+
+    assert (batching.max_bytes, batching.max_wait_s) == (2048, 3.0)
+
+
+def test_connection_is_reused(server: ChaosServer, sink: Opened) -> None:
+    """One connection serves all batches, whatever is answered."""
+    server.script += [answer(200, b"{}"), answer(400, b"no"), answer(200)]
+
+    sink.write(1)
+    sink.failure(2)
+    sink.write(3)
+
+    assert sink.sink._receiver
+    pool = sink.sink._receiver._manager.connection_from_url(server.url)
+    assert (pool.num_connections, pool.num_requests) == (1, 3)
+
+
+@pytest.mark.parametrize("status", [408, 429, 500, 502, 503, 504])
+def test_failures_that_pass(server: ChaosServer, sink: Opened, status: int) -> None:
+    """A server that is busy or broken is asked again, with the same id."""  # fault S10, S16
+    server.script += [answer(status)]
+
+    error = sink.failure(1)
+    sink.write(1)
+
+    assert error.retry
+    assert f"answered {status}" in str(error)
+    assert [request.batch_id for request in server.requests] == ["r-1-1", "r-1-1"]
+
+
+@pytest.mark.parametrize("status", [301, 302, 307, 308, 400, 401, 403, 404, 422])
+def test_refusals(server: ChaosServer, sink: Opened, status: int) -> None:
+    """What will never be taken is not tried again but kept in a file; redirects are not followed."""  # fault S11, S13
+    server.script += [answer(status, Location=f"{server.url}/elsewhere")]
+
+    error = sink.failure(1, 2)
+
+    assert not error.retry
+    assert f"answered {status}" in str(error)
+    assert sink.dead_letters == [1, 2]
+    assert len(server.requests) == 1
+    assert sink.losses == []  # the lane counts what was never accepted
+    assert "what it refuses is kept in" in sink.warnings[0]
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        ("7", 7.0),
+        ("0", 0.0),
+        ("-5", None),
+        ("1000000000", 300.0),
+        ("garbage", None),
+        ("٣", 3.0),
+        ("Mon, 01 Jan 2001 00:00:00 GMT", 0.0),
+        ("Mon, 01 Jan 2199 00:00:00 GMT", 300.0),
+        ("Mon, 99 Jan 2199 00:00:00 GMT", None),
+    ],
+)
+def test_retry_after(value: str, expected: float | None) -> None:
+    """Seconds and dates are honoured up to five minutes; garbage is as good as nothing."""  # fault S10
+    from flowtrace_plugins.receiver import retry_after_s
+
+    assert retry_after_s(value) == expected
+    assert retry_after_s(None) is None
+
+
+def test_retry_after_reaches_the_lane(server: ChaosServer, sink: Opened) -> None:
+    """The server's wish comes with the error."""  # fault S10
+    server.script += [answer(503, Retry_After="7")]
+
+    assert sink.failure(1).retry_after_s == 7.0
+
+
+def test_too_large_is_halved(server: ChaosServer, sink: Opened) -> None:
+    """A body that is too large goes in halves of halves, each once, in order, under ids of their own."""  # fault S11
+    server.always = limit(2)
+
+    sink.write(*range(7))
+
+    taken = [request for request in server.requests if len(request.lines) <= 2]
+    assert [event["seq"] for request in taken for event in request.events] == list(range(7))
+    assert [r.batch_id for r in taken] == ["r-1-1.0.0", "r-1-1.0.1", "r-1-1.1.0", "r-1-1.1.1"]
+
+
+def test_halves_already_delivered_are_not_sent_again(server: ChaosServer, sink: Opened) -> None:
+    """A retry goes on with the half that failed."""  # fault S11, S16
+    server.script += [answer(413), answer(200), answer(503)]
+
+    sink.failure(1, 2)
+    sink.write(1, 2)
+
+    assert [request.batch_id for request in server.requests[1:]] == ["r-1-1.0", "r-1-1.1", "r-1-1.1"]
+
+
+def test_single_line_too_large(server: ChaosServer, sink: Opened) -> None:
+    """A line that is too large by itself is set aside and counted; its neighbours are delivered."""  # fault S11
+    server.script += [answer(413), answer(413), answer(200)]
+
+    sink.write(1, 2)
+
+    assert sink.dead_letters == [1]
+    assert server.requests[-1].events == [{"seq": 2}]
+    assert sink.losses == [("refused by the server", 1)]
+
+
+def test_poison_batch_is_given_up(server: ChaosServer, sink: Opened) -> None:
+    """A batch that the server fails at time and again is set aside, so that what follows can flow."""  # fault S17
+    server.script += [answer(500)] * _POISON_TRIES
+
+    errors = [sink.failure(1) for _ in range(_POISON_TRIES)]
+    sink.write(2, id="r-1-2")
+
+    assert [error.retry for error in errors] == [True] * (_POISON_TRIES - 1) + [False]
+    assert sink.dead_letters == [1]
+
+
+def test_partly_rejected(server: ChaosServer, sink: Opened) -> None:
+    """Events that the server rejected in an accepted batch are counted and not sent again."""  # fault S12
+    server.script += [answer(200, b'{"rejected": 2}')]
+
+    sink.write(1, 2, 3)
+
+    assert sink.losses == [("refused by the server", 2)]
+    assert len(server.requests) == 1
+
+
+@pytest.mark.parametrize("body", [b"[]", b'"', b'{"rejected": "x"}', b'{"rejected": true}', b'{"rejected": -1}'])
+def test_strange_answers_of_200_are_deliveries(server: ChaosServer, sink: Opened, body: bytes) -> None:
+    """Only the status decides; what stands in the body can do no harm."""  # fault S14
+    server.script += [answer(200, body)]
+
+    sink.write(1)
+
+    assert sink.losses == []
+
+
+@pytest.mark.parametrize(
+    ("step", "reason"),
+    [
+        (hang, "no answer within 0.3 s"),
+        (drip(b"HTTP/1.1 200 OK\r\nX: "), "no answer within 0.3 s"),
+        (reset, ""),
+        (garbage, ""),
+    ],
+)
+def test_no_answer(server: ChaosServer, tmp_path: Path, step: chaos_server.Step, reason: str) -> None:
+    """Silence, endless drips, a cut connection and nonsense end in time and may be tried again."""  # fault S14, S16
+    server.script += [step]
+    opened = Opened(tmp_path, server.url, timeout="300ms")
+    began = time.monotonic()
+
+    error = opened.failure(1)
+    took_s = time.monotonic() - began
+    opened.write(1)
+    opened.close()
+
+    assert error.retry
+    assert str(error).startswith(f"cannot reach {server.url}: {reason}")
+    assert took_s < 1.5
+    assert [request.batch_id for request in server.requests] == ["r-1-1", "r-1-1"]
+
+
+@pytest.mark.parametrize("step", [flood, drip(b"HTTP/1.1 200 OK\r\n\r\n", every_s=0.005)])
+def test_endless_answer(server: ChaosServer, tmp_path: Path, step: chaos_server.Step) -> None:
+    """A body without end is not read to the end: the status has said it all."""  # fault S14
+    server.script += [step]
+    opened = Opened(tmp_path, server.url, timeout="400ms")
+    began = time.monotonic()
+
+    opened.write(1)
+    took_s = time.monotonic() - began
+    opened.close()
+
+    assert took_s < 1.5
+
+
+@pytest.mark.parametrize(("host", "reason"), [("127.0.0.1", "Connection refused"), ("name.invalid", "")])
+def test_nobody_there(tmp_path: Path, host: str, reason: str) -> None:
+    """A refused connection and a name that nobody has are failures that may pass, told without secrets."""  # fault S15
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        port = taken.getsockname()[1]
+        opened = Opened(tmp_path, f"http://{host}:{port}/x?token=secret")
+        error = opened.failure(1)
+        opened.close()
+
+    assert error.retry
+    assert str(error).startswith(f"cannot reach http://{host}:{port}/x: {reason}")
+    assert "secret" not in str(error)
+
+
+def test_user_of_the_url_becomes_a_header(server: ChaosServer, tmp_path: Path) -> None:
+    """User and password of the URL are sent as basic authentication, never as part of the URL."""  # fault X6
+    opened = Opened(tmp_path, server.url.replace("http://", "http://me:p%40ss@"))
+
+    opened.write(1)
+    opened.close()
+
+    assert server.requests[0].headers["Authorization"] == "Basic bWU6cEBzcw=="
+
+
+def test_proxy_is_for_others(server: ChaosServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The proxy of the environment serves other hosts, not this machine."""  # fault S15
+    monkeypatch.delenv("no_proxy", raising=False)
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    with chaos_server.running() as proxy:
+        monkeypatch.setenv("http_proxy", proxy.url.removesuffix("/v1/events"))
+        here, there = Opened(tmp_path, server.url), Opened(tmp_path, "http://name.invalid/x")
+        here.write(1)
+        there.write(2)
+        here.close()
+        there.close()
+
+    assert [request.path for request in server.requests] == ["/v1/events"]
+    assert [request.path for request in proxy.requests] == ["http://name.invalid/x"]
+
+
+def test_log_of_the_program_stays_its_own(server: ChaosServer, sink: Opened, caplog: pytest.LogCaptureFixture) -> None:
+    """urllib3 logs each request; those of the sink do not show up in a program that logs everything."""
+    caplog.set_level(logging.DEBUG)
+
+    sink.write(1)
+    logging.getLogger("urllib3.connectionpool").debug("the program's own")
+
+    assert [record.message for record in caplog.records] == ["the program's own"]
+
+
+# -- the spool -------------------------------------------------------------------------------------------------------
+
+
+def spooling(directory: Path, server: ChaosServer, **spool: str) -> Opened:
+    """A sink with a spool."""
+    return Opened(directory, server.url, spool={"dir": ".flowtrace/spool"} | spool)
+
+
+def waiting(opened: Opened) -> int:
+    """How many batches wait on disk."""
+    return len(list((opened.directory / ".flowtrace" / "spool").glob("*.ndjson.gz")))
+
+
+def delivered(server: ChaosServer) -> list[int]:
+    """The numbers of the events of the requests."""
+    return [event["seq"] for event in server.events]
+
+
+def test_spool_keeps_what_the_server_missed(server: ChaosServer, tmp_path: Path) -> None:
+    """Batches wait on disk while the server is away, and are delivered in order before anything newer."""  # fault S10
+    opened = spooling(tmp_path, server)
+    server.script += [answer(503, Retry_After="0"), answer(503, Retry_After="300")]
+
+    opened.write(1, id="r-1-1")
+    opened.write(2, id="r-1-2")
+    opened.write(3, id="r-1-3")
+    waited = waiting(opened)
+    opened.sink._not_before = 0.0
+    opened.write(4, id="r-1-4")
+    opened.close()
+
+    assert waited == 3
+    assert delivered(server)[2:] == [1, 2, 3, 4]
+    assert [r.batch_id for r in server.requests[2:]] == ["r-1-1", "r-1-2", "r-1-3", "r-1-4"]
+    assert waiting(opened) == 0
+
+
+def test_spool_of_an_earlier_run_is_delivered_first(server: ChaosServer, tmp_path: Path) -> None:
+    """What a process left behind, the next one delivers."""  # fault P6
+    server.script += [answer(503, Retry_After="300")]
+    earlier = spooling(tmp_path, server)
+    earlier.write(1, id="old-1-1")
+    earlier.close()
+
+    later = spooling(tmp_path, server)
+    later.write(2, id="new-1-1")
+    later.close()
+
+    assert delivered(server) == [1, 1, 2]
+
+
+def test_flush_drains_the_spool(server: ChaosServer, tmp_path: Path) -> None:
+    """A quiet program's events do not wait for its next event."""
+    opened = spooling(tmp_path, server)
+    server.script += [answer(503, Retry_After="0")]
+    opened.write(1)
+
+    opened.sink.flush()
+    opened.close()
+
+    assert delivered(server) == [1, 1]
+    assert waiting(opened) == 0
+
+
+def test_back_off_asks_nobody(server: ChaosServer, tmp_path: Path) -> None:
+    """As long as the server asked to wait, batches go to the disk without a try."""  # fault S10
+    opened = spooling(tmp_path, server)
+    server.script += [answer(429, Retry_After="300")]
+
+    for number in range(5):
+        opened.write(number, id=f"r-1-{number}")
+        opened.sink.flush()
+    opened.close()
+
+    assert len(server.requests) == 1
+    assert waiting(opened) == 5
+
+
+def test_refused_from_the_spool(server: ChaosServer, tmp_path: Path) -> None:
+    """What the server refuses after it was put on disk is set aside, counted, and holds up nothing."""  # fault S11
+    opened = spooling(tmp_path, server)
+    server.script += [answer(503, Retry_After="0"), answer(400)]
+
+    opened.write(1, id="r-1-1")
+    opened.write(2, id="r-1-2")
+    opened.close()
+
+    assert opened.dead_letters == [1]
+    assert opened.losses == [("refused by the server", 1)]
+    assert delivered(server) == [1, 1, 2]
+
+
+def test_two_processes_do_not_drain_at_once(server: ChaosServer, tmp_path: Path) -> None:
+    """While one process drains, another only adds."""  # fault S20
+    server.script += [answer(503, Retry_After="0")]
+    one, two = spooling(tmp_path, server), spooling(tmp_path, server)
+    one.write(1, id="one-1-1")
+    assert one.sink._spool
+
+    with one.sink._spool.lease() as held:
+        two.write(2, id="two-1-1")
+        meanwhile = len(server.requests)
+    two.sink.flush()
+    one.close()
+    two.close()
+
+    assert held
+    assert meanwhile == 1
+    assert delivered(server) == [1, 1, 2]
+
+
+def test_unusable_spool_is_done_without(server: ChaosServer, tmp_path: Path) -> None:
+    """A spool directory that cannot be made costs a warning, not the sink."""  # fault S19, P12
+    (tmp_path / ".flowtrace").touch()
+
+    opened = spooling(tmp_path, server)
+    opened.write(1)
+    opened.close()
+
+    assert opened.warnings[0].startswith("going on without the spool: ")
+    assert delivered(server) == [1]
+
+
+def test_close_keeps_to_its_deadline(server: ChaosServer, tmp_path: Path) -> None:
+    """A server that went silent does not hold up the end of the program."""  # fault P9
+    server.script += [answer(503, Retry_After="0")]
+    server.always = hang
+    opened = spooling(tmp_path, server)
+    opened.write(1)
+    began = time.monotonic()
+
+    opened.sink.close(began + 0.3)
+
+    assert time.monotonic() - began < 1.0
+    assert waiting(opened) == 1
+
+
+def test_timeout_is_a_duration() -> None:
+    """The default timeout is the documented one."""
+    assert HttpOptions(url="http://127.0.0.1/").timeout == Duration("5s")
