@@ -24,7 +24,7 @@ from flowtrace.config import Capture, Resolved, Rule
 from flowtrace.dispatcher import Dispatcher
 from flowtrace.events import SCHEMA_VERSION, Described, Ids, Lines
 from flowtrace.hooks import SinkContext
-from flowtrace.importer import Importer
+from flowtrace.importer import Importer, is_main_program
 from flowtrace.instrument import Function, Kind, Mark, link, pairs, rewrite
 from flowtrace.lane import Lane
 from flowtrace.patcher import WILDCARDS, Place, Traced, places, switch, wrap
@@ -78,7 +78,7 @@ class Agent:
         self._encoders: dict[Capture, Encoder] = {}
         self._parts: dict[str, Callable[..., Any]] = {}  # by the names they are pickled by
         self.modules: dict[str, Traced] = {}
-        self.selection = Selection(config, project=resolved.project if hasattr(resolved,'project') else os.getcwd())
+        self.selection = Selection(config, project=resolved.project if hasattr(resolved, "project") else os.getcwd())
         self._importer = Importer(self.selection, instrument=self._instrument, complete=self._complete)
 
     # -- start, stop, fork ---------------------------------------------------------------------------------------
@@ -207,9 +207,7 @@ class Agent:
 
     # -- modules and functions -----------------------------------------------------------------------------------
 
-    def _instrument(
-        self, names: Sequence[str], path: str, source: bytes, plain: types.CodeType
-    ) -> types.CodeType:
+    def _instrument(self, names: Sequence[str], path: str, source: bytes, plain: types.CodeType) -> types.CodeType:
         """What the importer runs in place of a target module's code; its plain code where anything fails."""
         rules = self.selection.module(names, path)
         if rules is None:
@@ -222,7 +220,7 @@ class Agent:
             ]
 
             def constant(mark: Mark) -> object:
-                return COMMON_CONSTANTS.get(mark.part) or getattr(made[mark.index], mark.part)
+                return COMMON_CONSTANTS.get(mark.part) or getattr(made[mark.function], mark.part)
 
             code = link(rewritten.code, constant)
             codes = [(old, new) for old, new in pairs(plain, code) if old is not plain]
@@ -233,7 +231,7 @@ class Agent:
             self.warnings.warn(f"{path}: not traced: {type(error).__name__}: {error}")
             return plain
         traced = self.modules[names[0]] = Traced(names[0], path, list(rewritten.functions), codes)
-        if names[0] == "__main__" or _is_main(names[0]):
+        if names[0] == "__main__" or is_main_program(names[0]):
             self._say_attach(traced)  # no post-import hook for these
         return code
 
@@ -247,9 +245,8 @@ class Agent:
         base = self._config.capture
         capture = rule.capture_over(base) if rule else base
         target = Target(module, qualname, line, self._encoder(capture), args=capture.args, result=capture.result)
-        parts: Functions | Suspendable = self.recorder.functions(target)
-        if kind != "function":
-            parts = suspendable(self.recorder, parts)
+        functions = self.recorder.functions(target)
+        parts = functions if kind == "function" else suspendable(self.recorder, functions)
         for part in parts:
             self._parts[part.__qualname__] = part
         return parts
@@ -329,12 +326,15 @@ def _is_named(qualname: str, rule: Rule) -> bool:
 
 def _kind(code: types.CodeType) -> Kind:
     flags = code.co_flags
-    return "generator" if flags & 0x20 else "coroutine" if flags & 0x80 else "async generator" if flags & 0x200 else "function"
-
-
-def _is_main(name: str) -> bool:
-    """Whether the module is the one that ``python -m`` is about to run."""
-    return bool(sys.argv) and sys.argv[0] == "-m" and name in [n + s for n in sys.orig_argv for s in ("", ".__main__")]
+    return (
+        "generator"
+        if flags & 0x20
+        else "coroutine"
+        if flags & 0x80
+        else "async generator"
+        if flags & 0x200
+        else "function"
+    )
 
 
 def _finalize_last(agent: Agent) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -29,10 +30,8 @@ class Warnings:
     def say(self, text: str) -> None:
         """Say ``text``."""
         line = " ".join(self._scrub(text).split())
-        try:
+        with contextlib.suppress(OSError):  # nobody listens
             os.write(2, f"flowtrace: {line}\n".encode("utf-8", "backslashreplace"))
-        except OSError:
-            pass  # nobody listens
 
 
 class Announcement:

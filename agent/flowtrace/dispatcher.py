@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import _queue
 import _thread
+import contextlib
 import itertools
 import os
 import time
@@ -96,10 +97,8 @@ class Dispatcher:
         self.guard_thread()
         try:
             while self._stop_at is None:
-                try:
+                with contextlib.suppress(_queue.Empty):
                     self._wakeup.get(timeout=self._interval_s)
-                except _queue.Empty:
-                    pass
                 self._guarded(self._turn)
             self._guarded(self._finish)
         finally:

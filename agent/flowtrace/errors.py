@@ -1,10 +1,10 @@
 """The exceptions that flowtrace raises, all meant to be read by a person.
 
-    FlowtraceError
-     ├── ConfigError      a value in the YAML file, the environment or --set cannot be used
-     ├── PluginError      a plugin or a sink type cannot be found, loaded or built
-     ├── SinkError        a sink could not take a batch; ``retry`` says whether trying again may help
-     └── InstrumentError  a function's source cannot be instrumented; the function is left as it was
+FlowtraceError
+ ├── ConfigError      a value in the YAML file, the environment or --set cannot be used
+ ├── PluginError      a plugin or a sink type cannot be found, loaded or built
+ ├── SinkError        a sink could not take a batch; ``retry`` says whether trying again may help
+ └── InstrumentError  a function's source cannot be instrumented; the function is left as it was
 """
 
 from __future__ import annotations

@@ -84,7 +84,8 @@ class SinkContext(msgspec.Struct, frozen=True, kw_only=True):
 class SinkFactory(Protocol[OptionsIn]):
     """Builds one sink from its options; must not touch files or the network (``open`` does)."""
 
-    def __call__(self, options: OptionsIn, context: SinkContext, /) -> Sink: ...
+    def __call__(self, options: OptionsIn, context: SinkContext, /) -> Sink:
+        """The sink that ``options`` describe, for the process of ``context``."""
 
 
 class RegisterSink(Protocol):

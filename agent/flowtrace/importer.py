@@ -45,22 +45,22 @@ class Importer:
 
     def install(self) -> None:
         """Open the three doors."""
-        sys.meta_path.insert(0, self)  # type: ignore[arg-type]  # a finder needs only find_spec
-        external.SourceLoader.get_code = _as_importlib(self._get_code())
+        sys.meta_path.insert(0, self)
+        _set_get_code(_as_importlib(self._get_code()))
         sys.path_hooks.insert(0, self._script_importer)
 
     def remove(self) -> None:
         """Close them; modules that are being imported still finish."""
         if self in sys.meta_path:
-            sys.meta_path.remove(self)  # type: ignore[arg-type]
-        external.SourceLoader.get_code = self._plain_get_code
+            sys.meta_path.remove(self)
+        _set_get_code(self._plain_get_code)
         if self._script_importer in sys.path_hooks:
             sys.path_hooks.remove(self._script_importer)
 
     def find_spec(self, name: str, path: Sequence[str] | None, target: object = None) -> None:
         """Find nothing, but have the module completed after its import."""
         try:
-            if not _is_main_program(name) and self.selection.may_match(name, path):
+            if not is_main_program(name) and self.selection.may_match(name, path):
                 self._watch(name)
         except Exception:  # noqa: BLE001  # an import of the program's must not fail because of us
             return
@@ -70,8 +70,8 @@ class Importer:
 
         wrapt.importer.register_post_import_hook(self._complete, name)
         if sys.meta_path[0] is not self:  # wrapt has just put its finder in front
-            sys.meta_path.remove(self)  # type: ignore[arg-type]
-            sys.meta_path.insert(0, self)  # type: ignore[arg-type]
+            sys.meta_path.remove(self)
+            sys.meta_path.insert(0, self)
 
     def _get_code(self) -> Callable[[Any, str], types.CodeType]:
         plain, instrumented = self._plain_get_code, self._instrumented
@@ -103,7 +103,7 @@ class Importer:
             names = ["__main__", os.path.basename(path).removesuffix(".py")]
             if path.endswith(".py") and os.path.isfile(path) and self.selection.module(names, path):
                 return _ScriptImporter(self, path, names)
-        except Exception as error:  # noqa: BLE001
+        except Exception as error:
             raise ImportError(str(error)) from error
         raise ImportError(f"{path!r} is not a script to trace")
 
@@ -174,6 +174,10 @@ def _without_our_frames(hook: Callable[..., Any]) -> Callable[..., Any]:
     return excepthook
 
 
+def _set_get_code(function: Any) -> None:
+    external.SourceLoader.get_code = function  # type: ignore[method-assign]  # that is the point
+
+
 def _as_importlib(function: Callable[..., Any]) -> Callable[..., Any]:
     """``function`` under importlib's file name: Python cuts those frames out of an ImportError's traceback."""
     code = function.__code__
@@ -184,7 +188,7 @@ def _as_importlib(function: Callable[..., Any]) -> Callable[..., Any]:
     return function
 
 
-def _is_main_program(name: str) -> bool:
+def is_main_program(name: str) -> bool:
     """Whether ``name`` is searched for ``python -m``: that module is run, never imported, and so has no import hook."""
     if not sys.argv or sys.argv[0] != "-m":
         return False

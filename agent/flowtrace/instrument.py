@@ -71,10 +71,10 @@ class Rewritten(NamedTuple):
 
 
 class Mark(NamedTuple):
-    """What a constant stands for: a ``part`` ("enter", "leave", ...) of the function ``index``."""
+    """What a constant stands for: a ``part`` ("enter", "leave", ...) of the ``function`` with this number."""
 
     part: str
-    index: int
+    function: int
 
 
 def rewrite(source: bytes | str, filename: str, select: Callable[[str], bool]) -> Rewritten:
@@ -346,16 +346,18 @@ class _Suspensions(ast.NodeTransformer):
         self._index = index
 
     def visit(self, node: ast.AST) -> Any:
-        if isinstance(node, (*_SCOPES, ast.GeneratorExp)):
-            # only what is evaluated here and now; a generator expression runs who knows when
-            return self._visit_evaluated(node) if isinstance(node, _SCOPES) else node
+        if isinstance(node, ast.GeneratorExp):
+            return node  # runs who knows when
+        if isinstance(node, _SCOPES):
+            return self._visit_evaluated(node)
         if not isinstance(node, ast.stmt):
-            return super().visit(node)
+            return super().visit(node)  # an expression or a part of one
         suspends = _suspends(node)
         changed = super().visit(node)
         return self._caught(changed) if suspends else changed
 
-    def _visit_evaluated(self, node: Any) -> ast.AST:
+    def _visit_evaluated(self, node: Any) -> Any:
+        """Of a nested scope, only what is evaluated where it stands."""
         for field in ("decorator_list", "bases"):
             setattr(node, field, [self.visit(each) for each in getattr(node, field, [])])
         args = getattr(node, "args", None)
@@ -392,7 +394,7 @@ class _Suspensions(ast.NodeTransformer):
             node.iter = self._call("delegate_iterable", node.iter)
         return node
 
-    def _delegated(self, node: Any, part: str) -> ast.AST:
+    def _delegated(self, node: ast.YieldFrom | ast.Await, part: str) -> ast.AST:
         self.generic_visit(node)
         node.value = self._call(part, node.value)
         return node
@@ -403,7 +405,9 @@ class _Suspensions(ast.NodeTransformer):
 
     def _caught(self, statement: ast.stmt) -> ast.stmt:
         resumed = ast.Expr(_call("resumed", self._index, _load(FLOW)))
-        return ast.Try(body=[statement], handlers=[_handler([resumed, ast.Raise()], self._index)], orelse=[], finalbody=[])
+        return ast.Try(
+            body=[statement], handlers=[_handler([resumed, ast.Raise()], self._index)], orelse=[], finalbody=[]
+        )
 
 
 def _suspends(statement: ast.stmt) -> bool:

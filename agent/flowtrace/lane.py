@@ -170,7 +170,7 @@ class Lane:
         return True
 
     def _admitted(self, chunk: Chunk) -> Chunk:
-        """The part of a chunk that may pass: no ENTER while there is no room, and nothing below one that was dropped."""
+        """The part of a chunk that may pass: no ENTER while there is no room, nothing below one that was dropped."""
         lines: list[bytes] = []
         records: list[Record] = []
         size = calls = events = lost_size = 0

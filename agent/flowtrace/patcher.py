@@ -143,7 +143,7 @@ def _wrapper_class() -> Any:
     if not _made:
         import wrapt  # not before the first wrapper is needed: it takes 50 ms
 
-        class FunctionWrapper(Wrapper, wrapt.FunctionWrapper):  # type: ignore[misc, type-arg]
+        class FunctionWrapper(Wrapper, wrapt.FunctionWrapper):  # type: ignore[misc, type-arg, unused-ignore]  # typed from wrapt 2 on
             """A wrapt wrapper that pickles by name and can be switched off."""
 
             def __init__(self, wrapped: Any, wrapper: Any) -> None:

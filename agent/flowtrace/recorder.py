@@ -38,9 +38,14 @@ RECORD_BYTES = 420  # of a record beside its payload: the tuple and its ints, me
 class Encodes(Protocol):
     """What the recorder asks of `flowtrace.values.Encoder`."""
 
-    def arguments(self, values: dict[str, object]) -> bytes: ...
-    def result(self, value: object) -> bytes: ...
-    def exception(self, error: BaseException) -> bytes: ...
+    def arguments(self, values: dict[str, object]) -> bytes:
+        """A JSON object of the arguments, by name."""
+
+    def result(self, value: object) -> bytes:
+        """What the call returned, as JSON."""
+
+    def exception(self, error: BaseException) -> bytes:
+        """Type, message and place of an exception, as a JSON object."""
 
 
 class Target(NamedTuple):
@@ -57,8 +62,8 @@ class Target(NamedTuple):
 class Functions(NamedTuple):
     """What a traced body calls; constants of its code."""
 
-    enter: Callable[[dict[str, object]], Flow | None]
-    leave: Callable[[Flow | None, object], None]
+    enter: Callable[[dict[str, object]], Any]
+    leave: Callable[..., None]  # (flow, result), and for bodies that can be suspended (active_ns, ended)
 
 
 class State:
@@ -94,7 +99,7 @@ class Thread:
     def __init__(self) -> None:
         self.id = _thread.get_native_id()
         self.busy = False  # true while the agent's own code runs: calls made then are not recorded
-        self.awaiter: tuple[object, object] | None = None  # see suspension
+        self.awaiter: Any = None  # an `Awaiter`, see suspension
         self.raised: tuple[int, int, bytes] | None = None  # the last exception: its id, its traceback's, its JSON
 
 
@@ -200,7 +205,7 @@ class Recorder:
                 push((ENTER, index, span, now, thread, task, trace, parent, args))
                 set_current((trace, span))
                 return flow
-            except BaseException as error:
+            except BaseException as error:  # noqa: BLE001  # the gate decides what goes on
                 if flow is not None:  # admitted: the pair is closed whatever happens
                     above, span, trace, parent, now, task = flow
                     set_current(above)
@@ -229,7 +234,7 @@ class Recorder:
                     payload = _same_exception(me, error) or _new_exception(me, error, encode_exception)
                 elif span >= state.first:
                     payload = encode_result(None if ended else result)
-            except BaseException as error:
+            except BaseException as error:  # noqa: BLE001
                 failed(error)
             finally:
                 if span >= state.first:

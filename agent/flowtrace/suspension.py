@@ -27,8 +27,15 @@ from flowtrace.recorder import Current, Flow, Functions, Recorder
 class Suspendable(NamedTuple):
     """What the traced body of a generator or coroutine calls; constants of its code."""
 
-    enter: Callable[[dict[str, object]], Suspended | None]
-    leave: Callable[[Suspended | None, object], None]
+    enter: Callable[[dict[str, object]], Any]
+    leave: Callable[[Any, object], None]
+
+
+class Awaiter(NamedTuple):
+    """Who waits for the body that starts next in a thread: told by the outer body, taken by the inner one's enter."""
+
+    enter: object
+    chain: Chain
 
 
 class Chain:
@@ -82,7 +89,7 @@ def suspendable(recorder: Recorder, functions: Functions) -> Suspendable:
         if flow is None:
             return None
         try:
-            return Suspended(recorder, flow, awaiter[1] if awaiter and awaiter[0] is enter else None)
+            return Suspended(recorder, flow, awaiter.chain if awaiter and awaiter.enter is enter else None)
         except BaseException:
             leave_any(flow, None, None, "abandoned")
             raise
@@ -132,6 +139,8 @@ class Driven(map):  # type: ignore[type-arg]  # an iterator of whatever the driv
     """Runs an iterator so that each of its suspensions is seen: an awaitable and an iterator for ``yield from``."""
 
     __slots__ = ("inner", "suspended")
+    inner: Any
+    suspended: Suspended
 
     def __new__(cls, suspended: Suspended, inner: Any) -> Driven:
         """``map`` asks its first iterable first: that one takes the span up, then ``inner`` runs, then `pause`."""
@@ -143,10 +152,12 @@ class Driven(map):  # type: ignore[type-arg]  # an iterator of whatever the driv
         return self
 
     def send(self, value: object) -> object:
+        """As for a generator."""
         self.suspended.go_on()
         return self.suspended.pause(None, self.inner.send(value))
 
     def throw(self, *error: Any) -> object:
+        """As for a generator; an iterator that has no ``throw`` leaves it to the one that delegates."""
         self.suspended.go_on()
         try:
             throw = self.inner.throw
@@ -155,6 +166,7 @@ class Driven(map):  # type: ignore[type-arg]  # an iterator of whatever the driv
         return self.suspended.pause(None, throw(*error))
 
     def close(self) -> None:
+        """As for a generator."""
         self.suspended.go_on()
         close = getattr(self.inner, "close", None)
         if close is not None:
@@ -199,7 +211,7 @@ def _link(suspended: Suspended, code: types.CodeType, is_under_way: bool) -> boo
     if type(enter) is not types.FunctionType or enter.__code__ is not _ENTER_CODE:
         return False
     if not is_under_way:
-        suspended.thread().awaiter = (enter, suspended.chain)
+        suspended.thread().awaiter = Awaiter(enter, suspended.chain)
     return True
 
 
@@ -292,8 +304,9 @@ def _special(value: object, name: str) -> Callable[..., Any] | None:
     return None
 
 
-def _code(function: Callable[..., Any]) -> types.CodeType:
-    return function.__code__
+def _code(function: Any) -> types.CodeType:
+    code: types.CodeType = function.__code__
+    return code
 
 
 _ITERABLE_COROUTINE = 0x100  # CO_ITERABLE_COROUTINE, set by types.coroutine

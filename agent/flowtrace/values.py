@@ -212,9 +212,13 @@ class Encoder:
         return self._byte_text(bytes(value[: self._max_string + _MARGIN]), len(value), call)
 
     def _memoryview(self, value: memoryview, call: _Call) -> str:
-        if value.ndim != 1 or value.format != "B":
-            return f"<memoryview of {value.nbytes} bytes>"
-        return self._byte_text(value[: self._max_string + _MARGIN].tobytes(), value.nbytes, call)
+        try:
+            if value.ndim != 1 or value.format != "B":
+                return f"<memoryview of {value.nbytes} bytes>"
+            start, size = value[: self._max_string + _MARGIN].tobytes(), value.nbytes
+        except ValueError:
+            return "<memoryview, released>"
+        return self._byte_text(start, size, call)
 
     def _byte_text(self, start: bytes, size: int, call: _Call) -> str:
         text = start.decode("latin-1")
@@ -398,14 +402,16 @@ class Encoder:
         return self._opened(value, [("args", args)], 1, call, shape)
 
     def _object(self, value: Any, call: _Call, shape: _Shape) -> object:
-        """The stored fields. An object whose class does not declare them needs one level more of room.
+        """The stored fields.
 
-        Those are the services, connections and frameworks of a program: opened on the last level they would
-        show a page of placeholders.
+        An object whose class does not declare them needs one level more of room, and inside another object it is
+        opened only if both are of one package: a client's fields are wanted, those of its websocket are not.
         """
         if id(value) in call.path:
             return CYCLE
         if len(call.path) >= (self._max_depth if shape.declared else max(1, self._max_depth - 1)):
+            return shape.name
+        if not shape.declared and call.package not in ("", shape.package):
             return shape.name
         aliases = shape.aliases
         fields = [
@@ -420,7 +426,9 @@ class Encoder:
     def _opened(self, value: object, fields: Any, total: int, call: _Call, shape: _Shape) -> dict[str, object]:
         call.left -= len(shape.title) + 10
         call.path.append(id(value))
+        outer, call.package = call.package, shape.package
         shown = self._fields(fields, total, call, {"@type": shape.title})
+        call.package = outer
         call.path.pop()
         return shown
 
@@ -451,13 +459,14 @@ class Encoder:
 
 
 class _Call:
-    """What is shared by the values of one call: the bytes that are left, and the ids of the open containers."""
+    """The state of one capture: bytes left, ids of the open containers, package of the innermost open object."""
 
-    __slots__ = ("left", "path")
+    __slots__ = ("left", "package", "path")
 
     def __init__(self, left: int) -> None:
         self.left = left
         self.path: list[int] = []
+        self.package = ""
 
 
 # Classes, read without running their code
@@ -490,6 +499,7 @@ class _Shape(NamedTuple):
     kind: weakref.ref[type]
     name: str  # <module.Type>
     title: str  # its qualified name
+    package: str
     form: str = "name"
     base: type | None = None  # the built-in class that it derives from, of an exception or a subclass of one
     render: Callable[[Any], object] = str
@@ -506,7 +516,8 @@ def _examine(kind: type) -> _Shape:
     mro, flags = _mro(kind), _flags(kind)
     ids = {id(base) for base in mro}
     names = {(_exact(_module_of(base)), _title(base)) for base in mro}
-    shape = _Shape(weakref.ref(kind), f"<{_class_name(kind)}>", _title(kind))
+    package = _exact(_module_of(kind)).partition(".")[0]
+    shape = _Shape(weakref.ref(kind), f"<{_class_name(kind)}>", _title(kind), package)
     if flags & _CLASS:
         return shape._replace(form="class")
     if _HOLDERS_OF_SECRETS in names:
@@ -768,7 +779,6 @@ _RENDERED: dict[int, Callable[[Any], str]] = {
         (datetime.time, _moment),
         (datetime.date, datetime.date.isoformat),
         (datetime.timedelta, str),
-        (datetime.timezone, str),
         (range, lambda value: f"range({_inline(value.start)}, {_inline(value.stop)}, {_inline(value.step)})"),
         (slice, lambda value: f"slice({_inline(value.start)}, {_inline(value.stop)}, {_inline(value.step)})"),
         (types.FunctionType, _function),
