@@ -3,7 +3,7 @@
 from datetime import UTC, datetime
 from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 from pydantic.alias_generators import to_camel, to_pascal
 
 
@@ -16,6 +16,13 @@ class RoomRequest(BaseModel):
     """The body of a request for a new room; ChatRoomManager judges the name."""
 
     name: str | None = None
+
+    @field_validator("name")
+    @classmethod
+    def is_encodable(cls, name: str | None) -> str | None:
+        """Refuse half a surrogate pair: JSON can spell it, but no answer could ever contain it."""
+        (name or "").encode()
+        return name
 
 
 class ChatRoom(BaseModel):
