@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
 
 ELLIPSIS = "…"
 TYPE_KEY = "@type"
 _OPENING = {")": "(", "]": "[", "}": "{", "'": "'", '"': '"'}  # by what closes it
+_MORE = re.compile(r"… \d+ more")
+_STAND_IN = re.compile(r"<(?:class )?(?:\w+\.)+(\w+)>|<cycle>|<uncapturable>|<changed while it was read>")
 _LEAST_CELLS = 8  # a value shorter than this tells nothing
 
 
@@ -16,15 +19,29 @@ def literal(value: object) -> str:
         return _mapping(value)
     if isinstance(value, list):
         return f"[{', '.join(map(literal, value))}]"
+    if isinstance(value, str) and value[:1] in "<…":
+        return _stand_in(value)
     return repr(value)  # escapes what is not printable: controls, ANSI, bidi marks, line separators, surrogates
+
+
+def _stand_in(text: str) -> str:
+    """A text that the agent wrote in place of a value, such as ``<app.Socket>`` or ``… 5 more``, without quotes."""
+    if match := _STAND_IN.fullmatch(text):
+        return f"<{match[1]}>" if match[1] else text
+    return text if _MORE.fullmatch(text) else repr(text)
 
 
 def _mapping(value: dict[str, object]) -> str:
     if TYPE_KEY not in value:
-        return "{" + ", ".join(f"{key!r}: {literal(item)}" for key, item in value.items()) + "}"
+        return "{" + ", ".join(_item(f"{key!r}: ", key, item) for key, item in value.items()) + "}"
     name = escaped(str(value[TYPE_KEY])).rpartition(".")[2]
-    fields = (f"{escaped(key)}={literal(item)}" for key, item in value.items() if key != TYPE_KEY)
-    return f"{name}({', '.join(fields)})"
+    if len(value) == 2 and "value" in value:  # a subclass of a built-in type
+        return f"{name}({literal(value['value'])})"
+    return f"{name}({', '.join(_item(f'{escaped(k)}=', k, item) for k, item in value.items() if k != TYPE_KEY)})"
+
+
+def _item(lead: str, key: str, item: object) -> str:
+    return f"{ELLIPSIS} {escaped(str(item))}" if key == ELLIPSIS else lead + literal(item)
 
 
 def escaped(text: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -23,8 +24,9 @@ def describe(events: Sequence[dict[str, Any]]) -> Iterator[tuple[str, str]]:
 
 def _start(event: dict[str, Any]) -> str:
     argv = event.get("argv")
-    words = " ".join(map(str, argv)) if isinstance(argv, list) else ""
-    parts = [str(event.get("service") or "started"), f"pid {event.get('pid')}", words]
+    words = list(map(str, argv)) if isinstance(argv, list) else []
+    words[:2] = map(os.path.basename, words[:2])  # interpreter and script
+    parts = [str(event.get("service") or "started"), f"pid {event.get('pid')}", " ".join(words)]
     return "▶ " + " · ".join(part for part in parts if part)
 
 
@@ -43,7 +45,7 @@ def _functions(event: dict[str, Any]) -> tuple[int, int]:
     functions = event.get("functions")
     if not isinstance(functions, list):
         return 0, 0
-    left = sum(isinstance(f, dict) and not f.get("how") for f in functions)
+    left = sum(isinstance(f, dict) and f.get("how") == "not traced" for f in functions)
     return len(functions) - left, left
 
 

@@ -12,7 +12,6 @@ it begins.
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple, TypeAlias
@@ -20,10 +19,10 @@ from typing import Any, NamedTuple, TypeAlias
 import orjson
 
 from flowtrace_plugins import notices
-from flowtrace_plugins.literal import ELLIPSIS, cells, clip, escaped, fit, literal
+from flowtrace_plugins.line import Line, Piece, clip_start, duration, lane_style, painted
+from flowtrace_plugins.literal import ELLIPSIS, cells, clip, escaped, literal
 
 Event: TypeAlias = dict[str, Any]
-Piece: TypeAlias = tuple[str, str]  # style and text
 Key: TypeAlias = tuple[int, str]  # process id and span id
 
 MAX_OPEN_CALLS = 10_000  # remembered to indent what lies below them and to close them
@@ -32,19 +31,6 @@ _TIME_CELLS, _LABEL_CELLS = 12, 10
 _MAX_GUIDES = 16
 _FAR_LINES, _REMINDER_CELLS = 30, 60  # a call that closes this far below its opening shows its arguments again
 _CANCELLED = {"CancelledError", "GeneratorExit"}
-
-_SGR = {
-    "plain": "",
-    "quiet": "2",
-    "name": "1",
-    "slow": "33",
-    "very slow": "1;33",
-    "error": "31",
-    "error name": "1;31",
-    "warning": "33",
-}
-_LANE_SGR = ("36", "35", "34", "32", "96", "95", "94", "92")  # no red or yellow: those mean something
-_NUMBER_AT_END = re.compile(r"(\d+)$")
 
 
 class Open(NamedTuple):
@@ -107,7 +93,7 @@ class Tree:
         self._values_are_text = not isinstance(event.get("args"), dict)
         parent = self._open.get((event.get("pid", 0), event.get("parentId") or ""))
         depth = parent.depth + 1 if parent and parent.lane == lane else 0
-        call = _Call(event)
+        call = Line()
         if parent and parent.lane != lane:
             call.put("quiet", f"{parent.name} ▸ ")
         owner, name = _names(event)
@@ -125,14 +111,14 @@ class Tree:
         """The line that closes a call; the name again, as other lines may stand in between."""
         lane = _lane(event)
         opened = self._open.pop(_key(event), None)
-        call = _Call(event)
+        call = Line()
         call.put("quiet", opened.name if opened else ".".join(filter(None, _names(event))))
         if opened and self._lines - opened.line > _FAR_LINES:
             call.put("quiet", opened.arguments, flexible=True)
         self._put_outcome(call, event, lane)
         return self._line(event, lane, opened.depth if opened else 0, "└ ", call)
 
-    def _put_arguments(self, call: _Call, args: object) -> None:
+    def _put_arguments(self, call: Line, args: object) -> None:
         if args is None:  # not captured
             call.put("plain", f"({ELLIPSIS})")
             return
@@ -144,7 +130,7 @@ class Tree:
             call.put("plain", literal(value), flexible=True)
         call.put("plain", ")")
 
-    def _put_outcome(self, call: _Call, event: Event, lane: str) -> None:
+    def _put_outcome(self, call: Line, event: Event, lane: str) -> None:
         """The result or the exception, and how long it took."""
         if event["event"] == "EXCEPTION":
             self._put_exception(call, event.get("exception") or {}, lane)
@@ -163,7 +149,7 @@ class Tree:
             if active is not None and micros >= 1000 and active * 2 < micros:
                 call.tail.append(("quiet", f" ({duration(active)} active)"))
 
-    def _put_exception(self, call: _Call, exception: Event, lane: str) -> None:
+    def _put_exception(self, call: Line, exception: Event, lane: str) -> None:
         """Type, message and place; on its way up through the callers, only the type."""
         name = escaped(str(exception.get("type") or "?")).rpartition(".")[2]
         message = escaped(str(exception.get("message") or ""))
@@ -190,13 +176,13 @@ class Tree:
         except ValueError:
             return value
 
-    def _line(self, event: Event, lane: str, depth: int, bracket: str, call: _Call) -> str:
+    def _line(self, event: Event, lane: str, depth: int, bracket: str, call: Line) -> str:
         gutter = self._gutter(event, lane)
         hidden = max(0, depth - _MAX_GUIDES)
         guides = (f"{ELLIPSIS}{hidden} " if hidden else "") + "│ " * (depth - hidden)
-        lead = [*gutter, (_lane_style(lane), guides + bracket)]
+        lead = [*gutter, (lane_style(lane), guides + bracket)]
         room = self.width - sum(cells(text) for _, text in lead)
-        return self._painted([*lead, *call.fitted(room)])
+        return self._paint([*lead, *call.fitted(room)])
 
     def _notice(self, events: list[Event]) -> list[str]:
         """Lines for the agent's own events."""
@@ -206,7 +192,7 @@ class Tree:
         for style, text in notices.describe(events):
             lead = self._gutter(events[0], None)
             room = self.width - sum(cells(text) for _, text in lead)
-            lines.append(self._painted([*lead, (style, clip(escaped(text), room))]))
+            lines.append(self._paint([*lead, (style, clip(escaped(text), room))]))
         return lines
 
     def _gutter(self, event: Event, lane: str | None) -> list[Piece]:
@@ -221,7 +207,7 @@ class Tree:
         shown = clip_start(label, width) if changed else ""
         return [
             ("quiet", f"{self._time(event.get('timestamp') or 0):>{_TIME_CELLS}} "),
-            (_lane_style(lane) if lane else "quiet", shown + " " * (width - cells(shown)) + " "),
+            (lane_style(lane) if lane else "quiet", shown + " " * (width - cells(shown)) + " "),
         ]
 
     def _time(self, millis: int) -> str:
@@ -234,56 +220,15 @@ class Tree:
             return f".{millisecond:03}"
         return time.strftime("%H:%M:%S", self._split_time(second)) + f".{millisecond:03}"
 
-    def _painted(self, pieces: Iterable[Piece]) -> str:
+    def _paint(self, pieces: Iterable[Piece]) -> str:
         self._lines += 1
-        if not self._colour:
-            return "".join(text for _, text in pieces).rstrip() + "\n"
-        return "".join(map(_paint, pieces)) + "\n"
+        return painted(pieces, colour=self._colour)
 
     def _forget(self) -> None:
         while len(self._open) > MAX_OPEN_CALLS:
             del self._open[next(iter(self._open))]
         while len(self._raised) > MAX_OPEN_CALLS:
             del self._raised[next(iter(self._raised))]
-
-
-class _Call:
-    """The pieces of a line that shows a call; those that are flexible share what room there is."""
-
-    def __init__(self, event: Event) -> None:
-        self._pieces: list[Piece] = []
-        self._flexible: list[int] = []
-        self.tail: list[Piece] = []
-
-    def put(self, style: str, text: str, *, flexible: bool = False) -> None:
-        if flexible:
-            self._flexible.append(len(self._pieces))
-        self._pieces.append((style, text))
-
-    def text_from(self, start: str) -> str:
-        """What was put so far, without what stands before ``start``."""
-        text = "".join(text for _, text in self._pieces)
-        return text[text.find(start) :]
-
-    def fitted(self, room: int) -> list[Piece]:
-        """The pieces in at most ``room`` columns; the tail stays whole."""
-        room -= sum(cells(text) for _, text in self.tail)
-        pieces = list(self._pieces)
-        if room < sum(cells(text) for _, text in pieces):
-            texts = [pieces[index][1] for index in self._flexible]
-            fixed = sum(cells(text) for _, text in pieces) - sum(map(cells, texts))
-            for index, text in zip(self._flexible, fit(texts, room - fixed), strict=True):
-                pieces[index] = (pieces[index][0], text)
-        return [*_clipped(pieces, room), *self.tail]
-
-
-def _clipped(pieces: list[Piece], room: int) -> Iterable[Piece]:
-    for style, text in pieces:
-        if room <= 0:
-            return
-        kept = clip(text, room)
-        yield style, kept
-        room = room - cells(kept) if kept == text else 0
 
 
 def _ends_of_leaves(events: Sequence[Event]) -> dict[Key, Event]:
@@ -299,29 +244,6 @@ def _ends_of_leaves(events: Sequence[Event]) -> dict[Key, Event]:
         elif kind in ("EXIT", "EXCEPTION") and _key(event) in begun:
             ends[_key(event)] = event
     return {key: end for key, end in ends.items() if key not in parents}
-
-
-def duration(micros: int) -> str:
-    """A time for people: ``4 µs``, ``1.2 ms``, ``25 ms``, ``1.2 s``, ``2 m 05 s``, ``3 h 12 m``."""
-    if micros < 1000:
-        return f"{micros} µs"
-    for limit, scale, unit in ((1_000_000, 1000, "ms"), (60_000_000, 1_000_000, "s")):
-        if micros < limit:
-            value = micros / scale
-            return f"{value:.1f} {unit}" if value < 9.95 else f"{min(round(value), limit // scale - 1)} {unit}"
-    seconds = micros // 1_000_000
-    if seconds < 3600:
-        return f"{seconds // 60} m {seconds % 60:02} s"
-    return f"{seconds // 3600} h {seconds // 60 % 60:02} m"
-
-
-def clip_start(text: str, room: int) -> str:
-    """The end of ``text``, where the number of a task stands, in at most ``room`` columns."""
-    if cells(text) <= room:
-        return text
-    while cells(text) > room - 1:
-        text = text[1:]
-    return ELLIPSIS + text
 
 
 def _key(event: Event) -> Key:
@@ -351,14 +273,3 @@ def _slowness(micros: int) -> str:
     if micros >= VERY_SLOW_MICROS:
         return "very slow"
     return "slow" if micros >= SLOW_MICROS else "quiet"
-
-
-def _lane_style(lane: str) -> str:
-    number = _NUMBER_AT_END.search(lane)
-    return f"lane {int(number[1][-9:]) if number else sum(map(ord, lane))}"
-
-
-def _paint(piece: Piece) -> str:
-    style, text = piece
-    sgr = _SGR[style] if style in _SGR else _LANE_SGR[int(style.split()[1]) % len(_LANE_SGR)]
-    return f"\x1b[{sgr}m{text}\x1b[0m" if sgr and text.strip() else text

@@ -22,6 +22,14 @@ NASTY = "a\x1b[31m\r\n\x00\u202e\u2028\ud800\x9b"
         ({"Type": "join"}, "{'Type': 'join'}"),
         ({"@type": "app.models.Message", "Type": "join", "n": [1]}, "Message(Type='join', n=[1])"),
         ({"@type": "Empty"}, "Empty()"),
+        ({"@type": "app.Name", "value": "x"}, "Name('x')"),
+        ("<starlette.websockets.WebSocket>", "<WebSocket>"),
+        ("<class app.Room>", "<Room>"),
+        ("<cycle>", "<cycle>"),
+        ("<b>bold</b>", "'<b>bold</b>'"),
+        (["a", "… 5 more"], "['a', … 5 more]"),
+        ("… and so on", "'… and so on'"),
+        ({"a": 1, "…": "7 more"}, "{'a': 1, … 7 more}"),
     ],
 )
 def test_values_look_like_python(value: object, text: str) -> None:
@@ -31,10 +39,12 @@ def test_values_look_like_python(value: object, text: str) -> None:
 
 def test_control_characters_are_escaped() -> None:
     """Nothing in a value, key, field or type name can move the cursor or turn the text around."""  # fault U19
-    texts = [literal(NASTY), literal({NASTY: 1}), literal({"@type": NASTY, NASTY: NASTY}), escaped(NASTY)]
+    values: list[object] = [NASTY, "<" + NASTY, {NASTY: 1}, {"…": NASTY}, {"@type": NASTY, NASTY: NASTY}]
+
+    texts = [escaped(NASTY), *map(literal, values)]
 
     assert all(text.isprintable() for text in texts)
-    assert "\\x1b[31m" in texts[0]
+    assert "\\x1b[31m" in texts[1]
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,9 @@ from flowtrace_plugins.notices import describe
 
 def attach(module: str, traced: int, left: int = 0) -> dict[str, Any]:
     """An ATTACH event."""
-    functions = [{"name": "f", "line": 1, "how": "source"}] * traced + [{"name": "g", "line": 2, "why": "eval"}] * left
+    functions = [{"name": "f", "line": 1, "how": "source"}] * traced + [
+        {"name": "g", "line": 2, "how": "not traced"}
+    ] * left
     return {"event": "ATTACH", "module": module, "functions": functions}
 
 
@@ -19,8 +21,15 @@ def attach(module: str, traced: int, left: int = 0) -> dict[str, Any]:
     ("events", "line"),
     [
         (
-            [{"event": "START", "service": "chat", "pid": 7, "argv": ["uvicorn", "app:app"]}],
-            ("quiet", "▶ chat · pid 7 · uvicorn app:app"),
+            [
+                {
+                    "event": "START",
+                    "service": "chat",
+                    "pid": 7,
+                    "argv": ["/usr/bin/python3", "/usr/bin/uvicorn", "app:app", "/x/y"],
+                }
+            ],
+            ("quiet", "▶ chat · pid 7 · python3 uvicorn app:app /x/y"),
         ),
         ([attach("a", 1)], ("quiet", "+ tracing 1 function in a")),
         ([attach("a", 0)], ("quiet", "+ tracing 0 functions")),

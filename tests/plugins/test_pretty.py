@@ -11,7 +11,7 @@ import pytest
 
 from flowtrace_plugins import pretty
 from flowtrace_plugins.literal import cells
-from flowtrace_plugins.pretty import Tree, duration
+from flowtrace_plugins.pretty import Tree
 
 T0 = 1705314600000  # 10:30:00 UTC
 GUTTER = 24
@@ -293,24 +293,3 @@ def test_open_calls_are_bounded(program: Program, monkeypatch: pytest.MonkeyPatc
 def test_events_with_missing_fields(event: dict[str, Any]) -> None:
     """Lines of another version or another tool do no harm."""
     assert len(tree().render([event]).splitlines()) <= 1
-
-
-@pytest.mark.parametrize(
-    ("micros", "text"),
-    [
-        (0, "0 µs"),
-        (999, "999 µs"),
-        (1000, "1.0 ms"),
-        (9949, "9.9 ms"),
-        (9960, "10 ms"),
-        (25_400, "25 ms"),
-        (999_999, "999 ms"),
-        (1_000_000, "1.0 s"),
-        (59_999_999, "59 s"),
-        (125_000_000, "2 m 05 s"),
-        (11_520_000_000, "3 h 12 m"),
-    ],
-)
-def test_durations(micros: int, text: str) -> None:
-    """Times are written with the unit a person would use, and never as 1000 of the next smaller one."""
-    assert duration(micros) == text
