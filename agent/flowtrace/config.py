@@ -227,7 +227,10 @@ class Redact(Options, frozen=True, kw_only=True):
 
     names: Annotated[
         tuple[Annotated[str, Meta(min_length=1, max_length=1000)], ...],
-        Meta(description="Names of arguments, attributes and keys whose values are redacted; case, - and _ count not."),
+        Meta(
+            description="Names of arguments, attributes and keys whose values are redacted, beside the usual ones;"
+            " case, - and _ do not count, * stands for anything."
+        ),
     ] = ()
     patterns: Annotated[
         tuple[Annotated[str, Meta(min_length=1, max_length=1000)], ...],
@@ -375,7 +378,8 @@ def decode(data: object, type: type[T], *, place: str = "", key: str = "") -> T:
 
 def joined(*keys: str) -> str:
     """Dotted paths put behind each other: ``sinks[0]`` and ``rotate.keep`` are ``sinks[0].rotate.keep``."""
-    return "".join(k if k.startswith("[") else f".{k}" for k in keys if k).removeprefix(".")
+    path = "".join(k if k.startswith("[") else f".{k}" for k in keys if k).removeprefix(".")
+    return path if path.isprintable() else repr(path)[1:-1]  # a key may hold anything; errors stay one line
 
 
 def nearest(word: str, known: "list[str]") -> str:

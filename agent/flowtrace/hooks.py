@@ -97,7 +97,8 @@ class RegisterSink(Protocol):
         Args:
             name: The sink's type, lower case.
             factory: Called with the decoded options and a SinkContext each time a process starts or forks.
-            options: A frozen ``msgspec.Struct``; its fields, types and defaults are the sink's config keys.
+            options: A struct derived from ``flowtrace.config.Options``; its fields, types and defaults are the sink's
+                config keys.
         """
 
 

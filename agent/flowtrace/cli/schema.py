@@ -44,6 +44,7 @@ def config_schema(registry: Registry) -> dict[str, Any]:
     """The schema of the config with the sinks of ``registry``, as plain data."""
     schema = _struct(inspect.type_info(Config))
     sinks = [_sink(name, sink.options) for name, sink in sorted(registry.sinks.items())]
+    del schema["properties"]["service"]["default"]  # it is the name of the working directory
     schema["properties"]["sinks"]["items"] = {"oneOf": sinks}
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "flowtrace config", **schema}
 
@@ -101,7 +102,7 @@ def _field(field: inspect.Field) -> dict[str, Any]:
         default = field.default
     else:
         return _schema(field.type)
-    return {**_schema(field.type), "default": msgspec.to_builtins(default, enc_hook=str)}
+    return {**_schema(field.type), "default": json.loads(msgspec.json.encode(default, enc_hook=str))}
 
 
 def _quantity(kind: type[Quantity]) -> dict[str, Any]:
