@@ -407,6 +407,8 @@ def _explain(error: msgspec.ValidationError, data: Any, kind: Any) -> tuple[str,
     key, kinds = "", [kind]
     for name, index in re.findall(r"\.([^.\[`]+)|\[(\d+|\.\.\.)\]", where):
         step: Any = name or (_culprit(data, kinds) if index == "..." else int(index))
+        if step is None:
+            break  # within a type that only msgspec knows; the key so far must do
         kinds = [inner for outer in kinds for inner in _within(outer, step)]
         data = data[step]
         key = joined(key, f"[{index}]" if isinstance(step, int) else step)
@@ -422,12 +424,14 @@ def _explain(error: msgspec.ValidationError, data: Any, kind: Any) -> tuple[str,
         return key, f"{shown(data)} is not one of {', '.join(known)}; {nearest(str(data), known)}"
     if wrong := re.fullmatch("Expected `([^`]+)`( .*?)?(, got `.*)?", message):
         nouns = " or ".join(_NOUNS.get(noun, noun) for noun in wrong[1].split(" | "))
+        if where.startswith("key`"):
+            return key, f"has a key that is not {nouns}{wrong[2] or ''}"
         remedy = "; put it in quotes" if wrong[1] == "str" and isinstance(data, int | float) else ""
         return key, f"expected {nouns}{wrong[2] or ''}, got {shown(data)}{remedy}"
     return key, message
 
 
-def _culprit(mapping: dict[str, Any], kinds: list[Any]) -> str:
+def _culprit(mapping: dict[str, Any], kinds: list[Any]) -> str | None:
     """The key that msgspec calls ``[...]``: the first whose value does not decode."""
     for key, value in mapping.items():
         for kind in [inner for outer in kinds for inner in _within(outer, key)]:
@@ -435,7 +439,7 @@ def _culprit(mapping: dict[str, Any], kinds: list[Any]) -> str:
                 msgspec.convert(value, kind, dec_hook=_decode_hook)
             except msgspec.ValidationError:
                 return key
-    return "..."
+    return None
 
 
 def _flat(kind: Any) -> list[Any]:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import subprocess
 import sys
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 import pytest
@@ -154,6 +155,7 @@ def test_sizes(text: str, count: int) -> None:
 def test_durations(text: str, ns: int) -> None:
     """Durations are nanoseconds, the micro sign is known in both of its code points."""
     assert Duration(text) == ns
+    assert repr(Duration(text)).startswith("Duration('")
     assert Duration(text).seconds == pytest.approx(ns / 1e9)
 
 
@@ -187,12 +189,21 @@ def test_rule_overrides_capture() -> None:
     assert Rule(modules=("m",)).capture_over(base := Capture()) is base
 
 
+@dataclasses.dataclass
+class Foreign:
+    """A type that msgspec decodes and that is not a struct."""
+
+    numbers: dict[str, int]
+
+
 class Nested(Options, frozen=True, kw_only=True):
     """Options as a plugin might have them."""
 
     headers: dict[str, str] = msgspec.field(default_factory=dict)
     captures: dict[str, Capture] = msgspec.field(default_factory=dict)
     spool: Capture | None = None
+    foreign: Foreign | None = None
+    named: dict[Annotated[str, msgspec.Meta(min_length=2)], int] = msgspec.field(default_factory=dict)
     odd: int = 0
 
     def __post_init__(self) -> None:
@@ -253,6 +264,8 @@ def test_config_errors(data: object, error: str) -> None:
         ({"captures": {"b": {"max_bytes": "1B"}}}, "sinks[1].captures.b.max_bytes: 1B is out of range"),
         ({"spool": {"arg": 1}}, "sinks[1].spool.arg: unknown key; did you mean 'args'?"),
         ({"spool": 1}, "sinks[1].spool: expected a mapping or nothing, got 1"),
+        ({"foreign": {"numbers": {"a": "b"}}}, "sinks[1].foreign.numbers: expected a whole number"),
+        ({"named": {"a": 1}}, "sinks[1].named: has a key that is not text of length >= 2"),
         ({"odd": 3}, "sinks[1].odd: 3 is not even"),
     ],
 )

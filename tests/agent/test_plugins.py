@@ -28,6 +28,9 @@ class Loose(__import__("msgspec").Struct):
 class Typed(Options, frozen=True, kw_only=True):
     type: str = ""
 
+class Alien(Options, frozen=True, kw_only=True):
+    limit: MemorySink
+
 class Broken(Options, frozen=True, kw_only=True):
     limit: int = 0
     def __post_init__(self):
@@ -160,17 +163,21 @@ def test_two_plugins_register_the_same(write: Write, body: str, problem: str) ->
 @pytest.mark.parametrize(
     ("spec", "error"),
     [
-        ({}, "f.yaml: sinks[2].type: missing; known: broken, toy"),
+        ({}, "f.yaml: sinks[2].type: missing; known: alien, broken, toy"),
         ({"type": "tay"}, "f.yaml: sinks[2].type: no plugin registers a sink type 'tay'; did you mean 'toy'?"),
         ({"type": ["toy"]}, "f.yaml: sinks[2].type: no plugin registers a sink type a list; did you mean 'toy'?"),
         ({"type": "toy", "limt": 1}, "f.yaml: sinks[2].limt: unknown key; did you mean 'limit'?"),
         ({"type": "toy", "limit": "1"}, "f.yaml: sinks[2].limit: '1' is not a size; write a number with a unit"),
+        (
+            {"type": "alien", "limit": 1},
+            "plugin toy_h cannot read sinks[2]: NotImplementedError: flowtrace cannot read ",
+        ),
         ({"type": "broken"}, "plugin toy_h cannot read sinks[2]: KeyError: 'oops'"),
     ],
 )
 def test_sink_that_cannot_be_decoded(write: Write, spec: dict[str, Any], error: str) -> None:
     """A sink's options are held to its type as strictly as the agent's own keys."""  # fault F3
-    registry = load([write("toy_h", TOY + "; register('broken', build, Broken)")])
+    registry = load([write("toy_h", TOY + "; register('broken', build, Broken); register('alien', build, Alien)")])
 
     with pytest.raises(FlowtraceError) as caught:
         registry.decode(spec, place="f.yaml", key="sinks[2]")

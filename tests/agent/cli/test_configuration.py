@@ -159,6 +159,17 @@ def test_found_file_that_others_control(
     assert warning.endswith("; name it with --config to use it all the same")
 
 
+def test_warning_goes_to_stderr(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """A person at the terminal sees why a file is not used, and stdout stays the program's."""  # fault F5
+    (tmp_path / "flowtrace.yaml").symlink_to("nowhere")
+
+    resolve(None, [], {}, str(tmp_path))
+
+    out, err = capfd.readouterr()
+    assert (out, err.count("\n")) == ("", 1)
+    assert err.startswith("flowtrace: flowtrace.yaml is ignored: no such file or directory; ")
+
+
 def test_named_file_that_others_control(resolved: Resolve, tmp_path: Path) -> None:
     """Whoever names a file trusts it."""  # fault F5
     (tmp_path / "flowtrace.yaml").write_text("service: named")
@@ -522,6 +533,25 @@ def test_broken_plugin_stops_the_launcher(resolved: Resolve, tmp_path: Path, mon
 
     with pytest.raises(PluginError, match="plugin no_such_plugin fails: ModuleNotFoundError"):
         resolved()
+
+
+def test_plugin_that_fails_at_its_options(resolved: Resolve, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Code of a plugin that raises over its options costs one line too, without what variables hold."""  # fault S18
+    (tmp_path / "rude_plugin.py").write_text(
+        "from flowtrace.config import Options\n"
+        "from flowtrace.hooks import hookimpl\n"
+        "class Rude(Options, frozen=True, kw_only=True):\n"
+        "    token: str\n"
+        "    def __post_init__(self): raise KeyError(self.token)\n"
+        "@hookimpl\n"
+        "def flowtrace_register_sinks(register): register('rude', print, Rude)\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(configuration, "discover", lambda: ["rude_plugin"])
+
+    error = failure(resolved, "sinks: [{type: rude, token: '${S}'}]", environ={"S": SECRET})
+
+    assert error == "plugin rude_plugin cannot read sinks[0]: KeyError: '${S}'"
 
 
 @pytest.mark.parametrize("directory", ["/", "/a\\b"])
