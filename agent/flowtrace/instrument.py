@@ -284,7 +284,7 @@ def _instrument(node: _FunctionNode, index: int, kind: Kind, *, is_method: bool)
     """Put the body of ``node`` between an enter and a leave."""
     has_docstring = ast.get_docstring(node, clean=False) is not None
     docstring, body = node.body[:has_docstring], node.body[has_docstring:]
-    line = _first_line((body or docstring)[0])
+    line = _first_line(next((each for each in body if not _is_declaration(each)), node.body[0]))
     returning = _Returns(index)
     body = [statement for each in body for statement in returning.rewrite(each)]
     if kind != "function":
@@ -396,12 +396,12 @@ class _Suspensions(ast.NodeTransformer):
 
     def _delegated(self, node: ast.YieldFrom | ast.Await, part: str) -> ast.AST:
         self.generic_visit(node)
-        node.value = self._call(part, node.value)
+        node.value = self._call(part, node.value, place=node)  # where Python says that it cannot be awaited
         return node
 
-    def _call(self, part: str, value: ast.expr) -> ast.expr:
+    def _call(self, part: str, value: ast.expr, *, place: ast.expr | None = None) -> ast.expr:
         # at the place of its value: the compiler takes the lines of `with` exits from here, 3.13.0 fails without one
-        return _located(_call(part, self._index, _load(FLOW), value), value)
+        return _located(_call(part, self._index, _load(FLOW), value), place or value)
 
     def _caught(self, statement: ast.stmt) -> ast.stmt:
         resumed = ast.Expr(_call("resumed", self._index, _load(FLOW)))
@@ -430,6 +430,12 @@ def _suspends(statement: ast.stmt) -> bool:
         elif isinstance(node, ast.ExceptHandler) and node.type:
             waiting.append(node.type)
     return False
+
+
+def _is_declaration(statement: ast.stmt) -> bool:
+    """Whether a statement leaves no code: a place there would be one that no debugger stops at."""
+    is_annotation = isinstance(statement, ast.AnnAssign) and statement.value is None
+    return is_annotation or isinstance(statement, (ast.Global, ast.Nonlocal))
 
 
 def _first_line(statement: ast.stmt) -> int:
