@@ -78,7 +78,7 @@ class Agent:
         self._encoders: dict[Capture, Encoder] = {}
         self._parts: dict[str, Callable[..., Any]] = {}  # by the names they are pickled by
         self.modules: dict[str, Traced] = {}
-        self.selection = Selection(config, project=resolved.project if hasattr(resolved, "project") else os.getcwd())
+        self.selection = Selection(config, project=resolved.project)
         self._importer = Importer(self.selection, instrument=self._instrument, complete=self._complete)
 
     # -- start, stop, fork ---------------------------------------------------------------------------------------
@@ -149,7 +149,7 @@ class Agent:
                 lost=lost,
             )
 
-        sinks = self._registry.build(config.sinks, context("x"))
+        sinks = self._registry.build(config.sinks, context)
         lanes += [
             Lane(
                 name,

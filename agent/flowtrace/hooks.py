@@ -54,7 +54,7 @@ class Sink(Protocol):
         """
 
     def flush(self) -> None:
-        """Hand on whatever the sink still buffers. Called when there is nothing more to write for now."""
+        """Hand on what is buffered. Called when there is nothing to write for now, and each second while that lasts."""
 
     def close(self, deadline: float) -> None:
         """Release everything by ``deadline``, in seconds of ``time.monotonic()``. Called once, last."""

@@ -26,6 +26,7 @@ MAX_DROPPED_SPANS = 65_536  # remembered per lane, to drop what lies below them
 TRIES = 3  # of a batch that a sink fails to take for no stated reason
 FAILED_BATCHES = 5  # in a row, then the sink is left out for a while
 LEFT_OUT_S = 30.0
+IDLE_FLUSH_S = 1.0
 BACKOFF_BASE_S, BACKOFF_CAP_S = 0.1, 30.0
 
 
@@ -214,7 +215,7 @@ class Lane:
     def _batches(self) -> Iterator[Chunk]:
         """The chunks of the inbox, joined as the sink's ``batching`` asks; ends when the lane is to finish."""
         batching: Batching | None = getattr(self.sink, "batching", None)
-        while (chunk := self._inbox.get()) is not None:
+        while (chunk := self._next()) is not None:
             if batching is None:
                 yield chunk
                 continue
@@ -234,6 +235,20 @@ class Lane:
                 return
             if following is not joined[-1]:
                 yield following
+
+    def _next(self) -> Chunk | None:
+        """The next chunk; while there is none, the sink's own buffers, spool and fsync get their turn."""
+        while True:
+            try:
+                return self._inbox.get(timeout=IDLE_FLUSH_S if self._is_open else None)
+            except _queue.Empty:
+                self._flush()
+
+    def _flush(self) -> None:
+        try:
+            self.sink.flush()
+        except BaseException as error:  # noqa: BLE001
+            self._warn(f"sink {self.name}: {type(error).__name__}: {error}")
 
     def _joined(self, chunks: list[Chunk]) -> Iterator[Chunk]:
         if len(chunks) == 1:
@@ -278,7 +293,7 @@ class Lane:
             self._is_open = True
         self.sink.write(batch)
         if self._inbox.empty():
-            self.sink.flush()
+            self._flush()
 
     def _may_try_again(self, tries: int, after_s: float | None) -> bool:
         """Wait before the next try, with full jitter; False when the time for retries is over."""

@@ -78,8 +78,14 @@ class Registry:
         except Exception as error:
             raise PluginError(f"plugin {self.sinks[kind].plugin} cannot read {key or kind}: {_line(error)}") from error
 
-    def build(self, specs: Sequence[Mapping[str, Any]], context: SinkContext) -> list[tuple[str, Sink]]:
+    def build(
+        self, specs: Sequence[Mapping[str, Any]], context_of: Callable[[str], SinkContext]
+    ) -> list[tuple[str, Sink]]:
         """Build the sinks of a process; one that cannot be built is left out with a warning.
+
+        Args:
+            specs: The entries of ``sinks``.
+            context_of: Gives the context of the sink with this name.
 
         Returns:
             Names and sinks; a name is the type, with a number where a type is used again: ``file``, ``file-2``.
@@ -87,11 +93,12 @@ class Registry:
         sinks: list[tuple[str, Sink]] = []
         for index, spec in enumerate(specs):
             name = _name(specs, index)
+            context = context_of(name)
             try:
                 options = self.decode(spec, key=f"sinks[{index}]")
                 sinks.append((name, self.sinks[spec["type"]].factory(options, context)))
             except Exception as error:  # noqa: BLE001 - a plugin's code may raise anything
-                context.warn(f"sink {name} is left out: {_line(error)}")
+                context.warn(f"left out: {_line(error)}")
         return sinks
 
 

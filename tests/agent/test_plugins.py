@@ -66,7 +66,7 @@ def test_registered_sink_is_built(write: Write) -> None:
     """A sink type of a plugin is decoded by its own options and built by its factory."""
     registry = load([write("toy_a", TOY)])
 
-    [(name, sink)] = registry.build([{"type": "toy", "limit": "3KiB"}], make_context())
+    [(name, sink)] = registry.build([{"type": "toy", "limit": "3KiB"}], lambda name: make_context())
 
     assert (name, type(sink).__name__) == ("toy", "MemorySink")
     assert registry.decode({"type": "toy", "limit": "3KiB"}) == registry.sinks["toy"].options(limit=3072)
@@ -190,12 +190,12 @@ def test_sinks_that_cannot_be_built_are_left_out(write: Write) -> None:
     registry, warnings = load([write("toy_i", TOY)]), list[str]()
     specs: list[dict[str, Any]] = [{"type": "toy"}, {"type": "gone"}, {"type": "toy", "limit": "13B"}, {"type": "toy"}]
 
-    sinks = registry.build(specs, make_context(warnings=warnings))
+    sinks = registry.build(specs, lambda name: make_context(warnings=warnings))
 
     assert [name for name, _ in sinks] == ["toy", "toy-3"]
     assert warnings == [
-        "sink gone is left out: sinks[1].type: no plugin registers a sink type 'gone'; known: toy",
-        "sink toy-2 is left out: RuntimeError: no such luck",
+        "left out: sinks[1].type: no plugin registers a sink type 'gone'; known: toy",
+        "left out: RuntimeError: no such luck",
     ]
 
 

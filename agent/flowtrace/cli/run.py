@@ -111,3 +111,7 @@ def _become(command: list[str], environ: dict[str, str]) -> NoReturn:
 def _fail(problem: str, status: int) -> NoReturn:
     print(f"flowtrace-run: {problem}", file=sys.stderr)
     raise SystemExit(status)
+
+
+if __name__ == "__main__":
+    main()
