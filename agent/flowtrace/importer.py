@@ -41,6 +41,7 @@ class Importer:
         self.selection = selection
         self.instrument = instrument
         self._complete = complete
+        self._watched: set[str] = set()
         self._plain_get_code: Any = external.SourceLoader.get_code
 
     def install(self) -> None:
@@ -66,12 +67,19 @@ class Importer:
             return
 
     def _watch(self, name: str) -> None:
+        if name in self._watched:  # wrapt's finder searches again, and so asks us a second time
+            return
         import wrapt.importer  # here, for it takes 50 ms, and many a program has no target at all
 
-        wrapt.importer.register_post_import_hook(self._complete, name)
+        self._watched.add(name)
+        wrapt.importer.register_post_import_hook(self._imported, name)
         if sys.meta_path[0] is not self:  # wrapt has just put its finder in front
             sys.meta_path.remove(self)
             sys.meta_path.insert(0, self)
+
+    def _imported(self, module: types.ModuleType) -> None:
+        self._watched.discard(module.__name__)  # wrapt has dropped the hook; the module may be imported anew
+        self._complete(module)
 
     def _get_code(self) -> Callable[[Any, str], types.CodeType]:
         plain, instrumented = self._plain_get_code, self._instrumented

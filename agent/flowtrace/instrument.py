@@ -27,6 +27,7 @@ This module knows neither config nor recorder; it is a function of its arguments
 from __future__ import annotations
 
 import ast
+import contextlib
 import types
 import warnings
 from collections.abc import Callable, Iterator
@@ -92,13 +93,10 @@ def rewrite(source: bytes | str, filename: str, select: Callable[[str], bool]) -
     Raises:
         InstrumentError: the source does not compile.
     """
+    rewriter = _Rewriter(select)
     try:
-        tree = ast.parse(source, filename)
-        rewriter = _Rewriter(select)
-        rewriter.visit(tree)
-        if not any(function.how == "instrumented" for function in rewriter.functions):
-            return Rewritten(compile(tree, filename, "exec", dont_inherit=True), tuple(rewriter.functions))
-        code = _compile_quietly(tree)
+        with _silence():
+            code = _compile(rewriter.visit(ast.parse(source, FILENAME)))
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         raise InstrumentError(f"{filename}: cannot be instrumented: {type(error).__name__}: {error}") from error
     return Rewritten(_renamed(code, filename), tuple(rewriter.functions))
@@ -126,7 +124,8 @@ def link(code: types.CodeType, constant: Callable[[Mark], object]) -> types.Code
 def call(filename: str) -> types.CodeType:
     """Marked code of a module that is one call of the mark ``run``, on a line of its own."""
     statement = _at(ast.Expr(_call("run", 0)), 1)
-    return _renamed(_compile_quietly(ast.Module(body=[statement], type_ignores=[])), filename)
+    with _silence():
+        return _renamed(_compile(ast.Module(body=[statement], type_ignores=[])), filename)
 
 
 def pairs(one: types.CodeType, other: types.CodeType) -> Iterator[tuple[types.CodeType, types.CodeType]]:
@@ -144,7 +143,8 @@ def pairs(one: types.CodeType, other: types.CodeType) -> Iterator[tuple[types.Co
         yield from pairs(first, second)
 
 
-def _compile_quietly(tree: ast.Module) -> types.CodeType:
+@contextlib.contextmanager
+def _silence() -> Iterator[None]:
     """Compile without a warning: those of the source were given when it was compiled plainly.
 
     A filter that can match nothing but our file name goes to the front of the list for this long. Unlike
@@ -155,9 +155,14 @@ def _compile_quietly(tree: ast.Module) -> types.CodeType:
     filters: Any = warnings.filters
     filters.insert(0, silence)
     try:
-        code: types.CodeType = compile(tree, FILENAME, "exec", dont_inherit=True)
+        yield
     finally:
-        filters.remove(silence)
+        with contextlib.suppress(ValueError):  # another thread has reset the filters
+            filters.remove(silence)
+
+
+def _compile(tree: ast.Module) -> types.CodeType:
+    code: types.CodeType = compile(tree, FILENAME, "exec", dont_inherit=True)
     return code
 
 

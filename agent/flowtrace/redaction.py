@@ -9,9 +9,7 @@ repeats are possessive or bounded.
 
 from __future__ import annotations
 
-import base64
 import binascii
-import fnmatch
 import re
 import warnings
 from collections.abc import Iterable
@@ -141,7 +139,7 @@ class Redactor:
     def __init__(self, *, names: Iterable[str] = (), patterns: Iterable[str] = (), defaults: bool = True) -> None:
         squashed = [_squash(name, keep="*") for name in names]
         self._names = frozenset(name for name in squashed if "*" not in name)
-        self._globs = [re.compile(fnmatch.translate(name)) for name in squashed if "*" in name]
+        self._globs = [re.compile(name.replace("*", ".*")) for name in squashed if "*" in name]
         self._patterns = [_checked(pattern, index) for index, pattern in enumerate(patterns)]
         self._defaults = defaults
         self._pairs = defaults or bool(squashed)
@@ -208,7 +206,7 @@ class Redactor:
         if len(name) > 128:  # a key may be of any length; what makes it a secret stands at one of its ends
             name = f"{name[:64]}_{name[-64:]}"
         squashed = _squash(name)
-        if squashed in self._names or any(glob.match(squashed) for glob in self._globs):
+        if squashed in self._names or any(glob.fullmatch(squashed) for glob in self._globs):
             return True
         if not self._defaults:
             return False
@@ -290,8 +288,8 @@ def _hide_credentials(found: re.Match[str]) -> str:
         secret = len(value) >= 20 or any(letter.isdigit() for letter in value)
     else:
         try:
-            secret = b":" in base64.b64decode(value[: len(value) // 4 * 4], validate=True)
-        except (binascii.Error, ValueError):
+            secret = b":" in binascii.a2b_base64(value[: len(value) // 4 * 4], strict_mode=True)
+        except binascii.Error:
             secret = False
     return f"{scheme} {MARKER}" if secret else found[0]
 
