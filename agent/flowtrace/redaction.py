@@ -104,7 +104,7 @@ _TOKEN = re.compile(
     )""",
     re.VERBOSE,
 )
-_AUTH_SCHEME = re.compile(r"\b(bearer|basic)\s{1,4}([\w\-.~+/]{8,}+=*+)", re.IGNORECASE)
+_AUTH_SCHEME = re.compile(r"\b([Bb]earer|[Bb]asic) {1,4}([\w\-.~+/]{8,}+=*+)")
 _CARD = re.compile(
     r"""(?<![\w.])
     (?: [0-9]{13,16} | [0-9]{4}([\ -])[0-9]{4}\1[0-9]{4}\1[0-9]{4} | 3[0-9]{3}([\ -])[0-9]{6}\2[0-9]{5} )
@@ -187,7 +187,7 @@ class Redactor:
         if len(text) < _SHORTEST_TOKEN or not self._defaults:
             return True
         return not (
-            ("_" in text and _UNDERSCORE_RUN.search(text))
+            ("_" in text and (_UNDERSCORE_RUN.search(text) or "whsec_" in text or "github_pat_" in text))
             or ("-" in text and _has_dashed_token(text))
             or (
                 "A" in text and ("AKIA" in text or "ASIA" in text or "AIza" in text or "ABIA" in text or "ACCA" in text)
@@ -284,7 +284,7 @@ def _has_dashed_token(text: str) -> bool:  # not a loop over the prefixes: that 
 def _hide_credentials(found: re.Match[str]) -> str:
     """``Bearer`` and ``Basic`` are English words too: what follows must look like credentials (RFC 6750, RFC 7617)."""
     scheme, value = found[1], found[2]
-    if scheme.lower() == "bearer":
+    if scheme in ("Bearer", "bearer"):
         secret = len(value) >= 20 or any(letter.isdigit() for letter in value)
     else:
         try:

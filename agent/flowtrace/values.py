@@ -32,6 +32,7 @@ CHANGED = "<changed while it was read>"  # another thread resized the dict or se
 
 _MARGIN = 256  # characters read beyond a cut, so that a secret across it is still recognised
 _PLAIN_INT = 10**12  # from here on an int may be a card number, or too large for JSON
+_ABOVE_CARDS = 10**16
 _MAX_SHAPES = 4096
 _MAX_NAMES = 4096
 _MAX_FRAMES = 256  # of a traceback; a bound for recursion that failed deep down and is recorded at every level
@@ -207,10 +208,9 @@ class Encoder:
         return f"{scrubbed[:kept]}… [+{size - self._max_string} {unit}]"
 
     def _large_int(self, value: int) -> object:
-        digits = _int_text(value)
-        if self._scrub(digits) != digits:  # a card number
+        if 0 < value < _ABOVE_CARDS and self._scrub(str(value)) == MARKER:
             return MARKER
-        return value if value.bit_length() < 64 else digits
+        return value if value.bit_length() < 64 else _int_text(value)
 
     def _rendered(self, value: Any, call: _Call) -> str:
         return _RENDERED[id(type(value))](value)
@@ -260,7 +260,7 @@ class Encoder:
             return f"[… {total} items]"
         call.path.append(id(owner))
         shown: list[object] = []
-        hide = total == 2 and self._is_header(items[0]) and not _holds_nothing(items[1])
+        hide = len(items) == total == 2 and self._is_header(items[0]) and not _holds_nothing(items[1])
         for item in items:
             if call.left <= 0:
                 break
@@ -274,7 +274,7 @@ class Encoder:
         """Whether this, the first of two, names a secret, as in ``(b"authorization", b"Bearer …")``."""
         if type(name) is bytes:
             name = name[:128].decode("latin-1")
-        return type(name) is str and self._is_secret(name)
+        return type(name) is str and len(name) <= 128 and self._is_secret(name)
 
     def _dict(self, value: Any, call: _Call) -> object:
         total = dict.__len__(value)
@@ -302,11 +302,11 @@ class Encoder:
             else:
                 text = self._key(key, call)
                 secret = self._is_header(key if type(key) is bytes else text)
-            if text in shown:
-                text = f"{text} #{count + 1}"
+            count += 1
+            while text in shown:
+                text = f"{text} #{count}"
             hide = secret and not _holds_nothing(item)
             shown[text] = MARKER if hide else self._plain(item, call)
-            count += 1
         if count < total:
             shown["…"] = f"{total - count} more"
         call.path.pop()

@@ -163,11 +163,12 @@ def test_containers_are_arrays_and_objects() -> None:
 def test_keys_are_texts_and_never_clash() -> None:
     """Keys that are not texts are written as texts; two that come out alike are told apart."""
     # fault U20
-    value = {1: "a", "1": "b", None: "c", (1, 2): "d", b"k": "e", 2.5: "f", Colour.RED: "g", "\ud800": "h"}
+    value = {"1 #3": 0, 1: "a", "1": "b", None: "c", (1, 2): "d", b"k": "e", 2.5: "f", Colour.RED: "g", "\ud800": "h"}
 
     assert shown(value) == {
+        "1 #3": 0,
         "1": "a",
-        "1 #2": "b",
+        "1 #3 #3": "b",
         "None": "c",
         "<tuple>": "d",
         "b'k'": "e",
@@ -817,6 +818,7 @@ def test_secret_names_hide_values_at_every_level() -> None:
         "Bearer abcdef123456",
         b"Bearer abcdef123456",
         4111111111111111,
+        [4111111111111111],
         "x" * 250 + " ghp_" + "abcdef123456" * 3,
         TextKind("token=abcdef123456"),
         {"ghp_" + "abcdef123456" * 2: 1},
