@@ -34,6 +34,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, Literal, NamedTuple, TypeAlias, TypeVar
 
 from flowtrace.errors import InstrumentError
+from flowtrace.positions import with_exit_lines
 
 Kind: TypeAlias = Literal["function", "coroutine", "generator", "async generator"]
 How: TypeAlias = Literal["instrumented", "wrapper", "not traced"]
@@ -118,7 +119,8 @@ def link(code: types.CodeType, constant: Callable[[Mark], object]) -> types.Code
             if mark.part == "enter":
                 enters.append(value)
         consts.append(value)
-    return code.replace(co_consts=(*consts, *enters))
+    linked = code.replace(co_consts=(*consts, *enters))
+    return with_exit_lines(linked) if enters else linked
 
 
 def call(filename: str) -> types.CodeType:

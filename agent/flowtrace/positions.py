@@ -1,0 +1,74 @@
+"""The table of positions of a code object (PEP 626, PEP 657, CPython's ``Objects/locations.md``), rewritten in places.
+
+Instructions that instrumenting adds have no line. One kind must have one: the RERAISE by which an exception leaves the
+function. A frame that was left there says its line to debuggers, and bdb compares it with a number.
+"""
+
+from __future__ import annotations
+
+import itertools
+import opcode
+import types
+from collections.abc import Iterable, Iterator
+from typing import TypeAlias
+
+Position: TypeAlias = tuple[int | None, int | None, int | None, int | None]  # line, end line, column, end column
+
+_RERAISE = opcode.opmap["RERAISE"]
+_LONG, _NO_COLUMNS, _NONE = 14, 13, 15  # kinds of entries
+_MOST_UNITS = 8  # code units that one entry can cover
+
+
+def with_exit_lines(code: types.CodeType) -> types.CodeType:
+    """``code`` in which each RERAISE that has no line has that of the function's first line."""
+    positions: list[Position] = list(code.co_positions())
+    units = code.co_code
+    changed = False
+    for index, position in enumerate(positions):
+        if position[0] is None and units[2 * index] == _RERAISE and units[2 * index + 1] == 0:
+            positions[index] = (code.co_firstlineno, code.co_firstlineno, None, None)
+            changed = True
+    return code.replace(co_linetable=encoded(positions, code.co_firstlineno)) if changed else code
+
+
+def encoded(positions: Iterable[Position], first_line: int) -> bytes:
+    """The table that gives these positions, one for each code unit."""
+    return bytes(itertools.chain.from_iterable(_entries(positions, first_line)))
+
+
+def _entries(positions: Iterable[Position], line: int) -> Iterator[bytes]:
+    for position, run in itertools.groupby(positions):
+        units = len(list(run))
+        while units:
+            length = min(units, _MOST_UNITS)
+            yield _entry(position, length, line)
+            line = line if position[0] is None else position[0]
+            units -= length
+
+
+def _entry(position: Position, length: int, previous_line: int) -> bytes:
+    line, end_line, column, end_column = position
+    if line is None:
+        return _head(_NONE, length)
+    delta = _signed(line - previous_line)
+    if end_line is None or column is None or end_column is None:
+        return _head(_NO_COLUMNS, length) + delta
+    return _head(_LONG, length) + delta + _number(end_line - line) + _number(column + 1) + _number(end_column + 1)
+
+
+def _head(kind: int, length: int) -> bytes:
+    return bytes([0x80 | kind << 3 | length - 1])
+
+
+def _signed(value: int) -> bytes:
+    return _number(-value << 1 | 1 if value < 0 else value << 1)
+
+
+def _number(value: int) -> bytes:
+    """Six bits a byte, the lowest first; 64 says that more follow."""
+    digits = bytearray()
+    while value >= 64:
+        digits.append(64 | value & 63)
+        value >>= 6
+    digits.append(value)
+    return bytes(digits)
