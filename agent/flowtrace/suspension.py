@@ -206,12 +206,11 @@ def delegate_await(suspended: Suspended | None, awaitable: Any) -> Any:
 
 
 def _link(suspended: Suspended, code: types.CodeType, is_under_way: bool) -> bool:
-    """Tell the body that starts next that it belongs to this chain, if it is one of ours."""
+    """Tell the body that starts next that it belongs to this chain, if it is one of ours and about to start."""
     enter = code.co_consts[-1] if code.co_consts else None
-    if type(enter) is not types.FunctionType or enter.__code__ is not _ENTER_CODE:
+    if is_under_way or type(enter) is not types.FunctionType or enter.__code__ is not _ENTER_CODE:
         return False
-    if not is_under_way:
-        suspended.thread().awaiter = Awaiter(enter, suspended.chain)
+    suspended.thread().awaiter = Awaiter(enter, suspended.chain)
     return True
 
 
