@@ -1,0 +1,170 @@
+"""The http sink of a traced server: each event arrives once, and a receiver that is in trouble is alone with it."""
+
+from __future__ import annotations
+
+import gzip
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+from chat_server import FAST, entered, hear, serving
+from harness import Event, check_conservation, free_port, wait_until
+
+from tests.plugins.chaos_server import ChaosServer, answer, hang, running
+
+MESSAGES = 200
+SHUTDOWN_S = 2.0  # the default of flush.shutdown_timeout
+SLACK_S = 3.0  # for the server's own end, on a busy machine
+
+
+@pytest.fixture
+def receiver() -> Iterator[ChaosServer]:
+    """A server that takes events."""
+    with running() as server:
+        yield server
+
+
+def test_events_arrive_once_in_spite_of_failures(tmp_path: Path, receiver: ChaosServer) -> None:
+    """After two answers of 503 every event arrives exactly once; a batch keeps its id while it is tried again."""
+    receiver.script += [answer(503), answer(503)]
+
+    with serving(tmp_path, config=file_and(http_sink(receiver.url))) as chat:
+        with chat.join("Alice", "Bob") as (alice, bob):
+            converse(alice, bob, 10)
+        chat.wait_until_empty()
+        ended = chat.running.stop()
+
+    tries, delivered = receiver.requests[:3], receiver.requests[2:]
+    assert len({request.batch_id for request in tries}) == 1
+    assert len({request.body for request in tries}) == 1
+    assert len({request.batch_id for request in delivered}) == len(delivered)
+    assert numbers(event for request in delivered for event in request.events) == numbers(ended.events)
+    check_conservation(ended.events, sink="http")
+    assert ended.events[-1]["lost"] == {"file": 0, "http": 0}
+
+
+def test_requests_are_as_documented(tmp_path: Path, receiver: ChaosServer) -> None:
+    """Bodies are lines of JSON under gzip; the batch id begins with the run and the process id."""
+    with serving(tmp_path, config=file_and(http_sink(receiver.url))) as chat:
+        ended = chat.running.stop()
+
+    start = ended.events[0]
+    for request in receiver.requests:
+        assert request.headers["Content-Type"] == "application/x-ndjson"
+        assert request.headers["Content-Encoding"] == "gzip"
+        assert request.batch_id.startswith(f"{start['run']}-{ended.pid}-")
+        lines = gzip.decompress(request.body)
+        assert lines.endswith(b"\n")
+        assert [orjson.loads(line)["pid"] for line in lines.splitlines()] == [ended.pid] * len(request.lines)
+
+
+def test_receiver_that_never_answers_does_not_delay_the_chat(tmp_path: Path, receiver: ChaosServer) -> None:
+    """All messages reach the other person while the receiver hangs; the end waits no longer than configured."""
+    receiver.always = hang
+
+    with (
+        serving(tmp_path, config=file_and(http_sink(receiver.url, timeout="60s")), env=FAST) as chat,
+        chat.join("Alice", "Bob") as (alice, bob),
+    ):
+        wait_until(lambda: receiver.requests, "the receiver has a request to hang on")
+        converse(alice, bob, MESSAGES)
+        began = time.monotonic()
+        ended = chat.running.stop()
+        took_s = time.monotonic() - began
+
+    assert took_s < SHUTDOWN_S + SLACK_S
+    check_conservation(ended.events)
+    stop = ended.events[-1]
+    assert stop["lost"] == {"file": 0, "http": stop["recorded"]}
+    assert len(entered(ended.events, "broadcast_to_room")) == MESSAGES + 4
+    assert len(receiver.requests) == 1
+
+
+def test_receiver_that_is_down_harms_no_other_sink(tmp_path: Path) -> None:
+    """The file beside it has everything; STOP counts all as lost for the http sink, and the terminal says why."""
+    url = f"http://127.0.0.1:{free_port()}/v1/events"
+
+    with (
+        serving(tmp_path, config=file_and(http_sink(url)), env=FAST) as chat,
+        chat.join("Alice", "Bob") as (alice, bob),
+    ):
+        converse(alice, bob, MESSAGES)
+        ended = chat.running.stop()
+
+    check_conservation(ended.events)
+    stop = ended.events[-1]
+    assert stop["lost"] == {"file": 0, "http": stop["recorded"]}
+    assert stop["delivered"] == {"file": stop["recorded"], "http": 0}
+    said = [line for line in ended.stderr.splitlines() if "sink http" in line]
+    assert [f"cannot reach {url}" in line for line in said] == [True]
+
+
+def test_loss_is_an_event(tmp_path: Path, receiver: ChaosServer) -> None:
+    """What the memory for one sink cannot hold is dropped whole, and LOSS names the sink, the reason and the count."""
+    receiver.always = hang
+    config = file_and(http_sink(receiver.url, timeout="60s")) | {"queue": {"max_bytes": "1MiB"}}
+
+    with (
+        serving(tmp_path, config=config | {"flush": {"interval": "10ms"}}, env=FAST) as chat,
+        chat.join("Alice", "Bob") as (alice, bob),
+    ):
+        converse(alice, bob, MESSAGES)
+        wait_until(lambda: losses(chat.running.events), "a LOSS event")
+        ended = chat.running.stop()
+
+    check_conservation(ended.events)
+    assert ended.events[-1]["lost"]["file"] == 0
+    assert {(event["sink"], event["reason"]) for event in losses(ended.events)} == {("http", "the sink is too slow")}
+    for event in losses(ended.events):
+        assert event["events"] >= event["calls"] > 0
+        assert event["bytes"] > 0
+        assert event["from"] <= event["to"]
+
+
+def test_what_waits_on_disk_is_delivered_by_the_next_run(tmp_path: Path) -> None:
+    """With a spool, what a receiver that was down has missed arrives once it is up, each event once."""
+    spool = {"dir": f"{tmp_path}/spool"}
+    with running() as server:
+        url = server.url  # a port that is free once the server has ended
+
+    with serving(tmp_path, config=file_and(http_sink(url, spool=spool))) as chat:
+        missed = chat.running.stop().events
+    with running() as receiver:
+        receiver_sink = http_sink(receiver.url, spool=spool)
+        with serving(tmp_path, config=file_and(receiver_sink)) as chat:
+            ended = chat.running.stop()
+        arrived = receiver.events
+
+    assert missed
+    assert missed[-1]["lost"] == {"file": 0, "http": 0}
+    assert numbers(arrived) == numbers(ended.events)
+
+
+def http_sink(url: str, **options: Any) -> dict[str, Any]:
+    """An http sink that sends several requests within a short conversation."""
+    return {"type": "http", "url": url, "batch": {"max_wait": "50ms"}, **options}
+
+
+def file_and(*sinks: dict[str, Any]) -> dict[str, Any]:
+    """A configuration with other sinks beside a file."""
+    return {"sinks": [{"type": "file", "path": "traces/{pid}.jsonl"}, *sinks]}
+
+
+def converse(speaker: Any, listener: Any, count: int) -> None:
+    """Say something, and wait until it has arrived, so many times."""
+    for number in range(count):
+        speaker.send(f"message {number}")
+        assert f'"message {number}"' in hear(listener, 1)[0]
+
+
+def numbers(events: Any) -> list[tuple[int, int]]:
+    """What identifies events, sorted: one that arrived twice is there twice."""
+    return sorted((event["pid"], event["seq"]) for event in events)
+
+
+def losses(events: Sequence[Event]) -> list[Event]:
+    """The LOSS events."""
+    return [event for event in events if event["event"] == "LOSS"]
