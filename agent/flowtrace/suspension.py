@@ -131,7 +131,7 @@ def resumed(suspended: Suspended | None) -> None:
         suspended.go_on()
     error = sys.exception()
     traceback = error.__traceback__ if error else None
-    while traceback is not None and traceback.tb_next is not None and traceback.tb_next.tb_frame.f_code in _OWN_CODE:
+    while traceback is not None and traceback.tb_next is not None and _is_ours(traceback.tb_next):
         traceback.tb_next = traceback.tb_next.tb_next
 
 
@@ -156,27 +156,37 @@ class Driven(map):  # type: ignore[type-arg]  # an iterator of whatever the driv
         self.suspended.go_on()
         return self.suspended.pause(None, self.inner.send(value))
 
-    def throw(self, *error: Any) -> object:
-        """As for a generator; an iterator that has no ``throw`` leaves it to the one that delegates."""
+    # Python looks for these two only when something is thrown in, and copes with an iterator that has none: so the
+    # inner iterator's AttributeError has to come out of the look-up.
+
+    @property
+    def throw(self) -> Callable[..., object]:
+        """As for a generator.
+
+        Raises:
+            AttributeError: the inner iterator has no ``throw``.
+        """
+        throw = self.inner.throw
         self.suspended.go_on()
-        try:
-            throw = self.inner.throw
-        except AttributeError:
-            throw = _raise
-        return self.suspended.pause(None, throw(*error))
 
-    def close(self) -> None:
-        """As for a generator."""
+        def throw_in(*error: Any) -> object:
+            try:
+                return self.suspended.pause(None, throw(*error))
+            finally:
+                del error  # it refers to a traceback that, from 3.12 on, leads back to this frame
+
+        return throw_in
+
+    @property
+    def close(self) -> Callable[[], object]:
+        """As for a generator.
+
+        Raises:
+            AttributeError: the inner iterator has no ``close``.
+        """
+        close: Callable[[], object] = self.inner.close
         self.suspended.go_on()
-        close = getattr(self.inner, "close", None)
-        if close is not None:
-            close()
-
-
-def _raise(kind: Any, value: Any = None, traceback: Any = None) -> object:
-    error = kind if value is None and isinstance(kind, BaseException) else value
-    error = error if isinstance(error, BaseException) else kind() if error is None else kind(error)
-    raise error if traceback is None else error.with_traceback(traceback)
+        return close
 
 
 def delegate(suspended: Suspended | None, iterable: Any) -> Any:
@@ -303,19 +313,11 @@ def _special(value: object, name: str) -> Callable[..., Any] | None:
     return None
 
 
-def _code(function: Any) -> types.CodeType:
-    code: types.CodeType = function.__code__
-    return code
+def _is_ours(traceback: types.TracebackType) -> bool:
+    return traceback.tb_frame.f_code.co_filename == _ENTER_CODE.co_filename
 
 
 _ITERABLE_COROUTINE = 0x100  # CO_ITERABLE_COROUTINE, set by types.coroutine
-_ENTER_CODE = next(c for c in _code(suspendable).co_consts if type(c) is types.CodeType and c.co_name == "enter")
-_OWN_CODE = frozenset(
-    map(
-        _code,
-        (
-            Driven.send, Driven.throw, Driven.close, _raise, delegate, delegate_await, _special,
-            _AsyncIterable.__aiter__, _AsyncIterator.__anext__, _AsyncContext.__aenter__, _AsyncContext.__aexit__,
-        ),
-    )
-)  # fmt: skip
+_ENTER_CODE = next(
+    code for code in suspendable.__code__.co_consts if type(code) is types.CodeType and code.co_name == "enter"
+)
