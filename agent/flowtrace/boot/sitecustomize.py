@@ -12,12 +12,14 @@ def _start() -> None:
     text = os.environ.get("FLOWTRACE_RESOLVED")
     if not text:
         return
+    if _is_helper() or _is_subinterpreter():
+        return
     try:
+        if not getattr(sys, "_is_gil_enabled", lambda: True)():
+            raise RuntimeError("builds of Python without the GIL are not supported")
         from flowtrace.config import Resolved, from_json
 
         resolved = from_json(text, Resolved)
-        if _is_helper():
-            return
         from flowtrace.agent import start
 
         start(resolved)
@@ -32,6 +34,16 @@ def _is_helper() -> bool:
     """multiprocessing's resource tracker and fork server run no code of the program; the server's children do."""
     command = sys.orig_argv[-1] if "-c" in sys.orig_argv else ""
     return command.startswith("from multiprocessing.resource_tracker")
+
+
+def _is_subinterpreter() -> bool:
+    """They get a ``sitecustomize`` too, but no signal handlers, no daemon threads and no say in forks."""
+    try:
+        import _interpreters as interpreters  # type: ignore[import-not-found, unused-ignore]
+    except ImportError:  # before 3.13
+        import _xxsubinterpreters as interpreters  # type: ignore[import-not-found, no-redef, unused-ignore]
+    current = interpreters.get_current()
+    return int(current[0] if isinstance(current, tuple) else current) != 0
 
 
 def _run_the_users_own() -> None:
