@@ -3,10 +3,14 @@
 import asyncio
 import contextlib
 import json
+import os
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -16,6 +20,7 @@ from starlette.websockets import WebSocket
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection, connect
 
+import sample_app
 from sample_app import api
 from sample_app.chat import ChatService
 from sample_app.rooms import ChatRoomManager
@@ -24,12 +29,18 @@ from sample_app.settings import Settings
 DEADLINE_S = 10
 
 
-def wait_until(condition: Callable[[], bool], what: str) -> None:
+def _wait_until(condition: Callable[[], bool], what: str) -> None:
     """Return as soon as the condition holds; fail after the deadline."""
     deadline = time.monotonic() + DEADLINE_S
     while not condition():
         assert time.monotonic() < deadline, f"not within {DEADLINE_S} s: {what}"
         time.sleep(0.005)
+
+
+@pytest.fixture
+def wait_until() -> Callable[[Callable[[], bool], str], None]:
+    """The function that waits for a condition with a deadline."""
+    return _wait_until
 
 
 class RunningServer:
@@ -43,7 +54,7 @@ class RunningServer:
         self._server = uvicorn.Server(uvicorn.Config(api.app, log_level="warning"))
         self._thread = threading.Thread(target=self._server.run, kwargs={"sockets": [self._socket]})
         self._thread.start()
-        wait_until(lambda: self._server.started, "the server starts")
+        _wait_until(lambda: self._server.started, "the server starts")
 
     def stop(self) -> None:
         """End the server as a signal would, and wait for it."""
@@ -114,7 +125,7 @@ class Chat:
 
     def wait_for_users(self, count: int, room_id: str = "general") -> None:
         """Return when so many people are in a room."""
-        wait_until(lambda: self.count_users(room_id) == count, f"{count} users in {room_id}")
+        _wait_until(lambda: self.count_users(room_id) == count, f"{count} users in {room_id}")
 
 
 @pytest.fixture(scope="session")
@@ -136,6 +147,37 @@ def start_server() -> Iterator[Callable[[], RunningServer]]:
             return running
 
         yield start
+
+
+@pytest.fixture
+def port() -> int:
+    """A port that is free."""
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        return int(probe.getsockname()[1])
+
+
+@pytest.fixture
+def start_process(tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[bytes]]]:
+    """A way to start a server process and wait until it listens."""
+    log = tmp_path / "server.log"  # a pipe that nobody empties would stop the server after 64 KiB
+
+    with contextlib.ExitStack() as stack:
+
+        def run(*arguments: str, **settings: str) -> subprocess.Popen[bytes]:
+            process = stack.enter_context(
+                subprocess.Popen(
+                    [sys.executable, "-m", *arguments],
+                    cwd=Path(sample_app.__file__).parent.parent,
+                    env=os.environ | settings,
+                    stdout=stack.enter_context(log.open("wb")),
+                    stderr=subprocess.STDOUT,
+                )
+            )
+            stack.callback(process.kill)
+            _wait_until(lambda: "running on" in log.read_text(), "the server process starts")
+            return process
+
+        yield run
 
 
 @pytest.fixture

@@ -4,6 +4,9 @@ import re
 import socket
 
 import pytest
+from websockets.sync.client import connect
+
+from sample_app import api
 
 
 def test_seed_session_is_reproduced(chat) -> None:
@@ -70,6 +73,22 @@ def test_lost_connection_leaves_like_any_other(chat) -> None:
 
     assert alice.hear_content() == ["Bob left the room"]
     assert chat.count_users() == 1
+
+
+def test_everyone_leaves_when_the_server_ends(restrict, start_server) -> None:
+    """A server that ends tells its clients so, and counts them all down before it is gone."""
+    restrict()
+    server = start_server()
+    url = f"ws://{server.address}/ws/general"
+    with connect(f"{url}/Alice") as alice, connect(f"{url}/Bob") as bob:
+        for client in (alice, alice, bob):
+            client.recv(timeout=10)
+        assert api.rooms.list_rooms()[0].active_users == 2
+
+        server.stop()
+
+    assert api.rooms.list_rooms()[0].active_users == 0
+    assert (alice.close_code, bob.close_code) == (1012, 1012)
 
 
 def test_messages_stay_in_their_room(chat) -> None:
