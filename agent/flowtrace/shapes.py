@@ -1,0 +1,171 @@
+"""Shapes: how instances of a class are shown, found out once per class by reading it without running its code."""
+
+from __future__ import annotations
+
+import enum
+import types
+import weakref
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+from flowtrace.introspection import (
+    class_name,
+    exact_text,
+    exception_dict_of,
+    first_items,
+    flags_of,
+    member_of,
+    module_of,
+    mro_of,
+    namespace_of,
+    slot_of,
+    title_of,
+)
+from flowtrace.renderings import BASES, library_rendering
+
+_IMMUTABLE = 1 << 8  # Py_TPFLAGS_IMMUTABLETYPE: a type written in C
+_EXCEPTION = 1 << 30  # Py_TPFLAGS_BASE_EXC_SUBCLASS
+_CLASS = 1 << 31  # Py_TPFLAGS_TYPE_SUBCLASS
+
+_HOLDERS_OF_SECRETS = ("pydantic.types", "_SecretBase")
+_NAMED_ONLY = frozenset({("unittest.mock", "NonCallableMock"), ("builtins", "module")})
+_FIELD_TABLES = ("__pydantic_fields__", "__dataclass_fields__")
+_ALIASES = ("serialization_alias", "alias")
+
+Slots = tuple[tuple[str, weakref.ref[type]], ...]  # names, and the classes whose descriptors read them
+
+
+class Shape(NamedTuple):
+    """What is known of a class, found out once. Refers to the class weakly and to nothing of its values."""
+
+    kind: weakref.ref[type]
+    name: str  # <module.Type>
+    title: str  # its qualified name
+    package: str
+    form: str = "name"
+    base: type | None = None  # the built-in class that it derives from, of an exception or a subclass of one
+    render: Callable[[Any], object] = str
+    fields: tuple[str, ...] = ()  # of a named tuple
+    declared: bool = False
+    aliases: Mapping[str, str | None] = types.MappingProxyType({})  # shown name by stored name; None for hidden
+    slots: Slots = ()
+    dictionary: weakref.ref[type] | None = None  # the class whose descriptor reads the instance's __dict__
+    settled: bool = True  # False while the class is still being built
+
+
+def examine(kind: type) -> Shape:
+    """Decide how instances of a class are shown. About 20 µs, once per class."""
+    mro, flags = mro_of(kind), flags_of(kind)
+    ids = {id(base) for base in mro}
+    names = {(exact_text(module_of(base)), title_of(base)) for base in mro}
+    package = exact_text(module_of(kind)).partition(".")[0]
+    shape = Shape(weakref.ref(kind), f"<{class_name(kind)}>", title_of(kind), package)
+    if flags & _CLASS:
+        return shape._replace(form="class")
+    if _HOLDERS_OF_SECRETS in names:
+        return shape._replace(form="secret")
+    render = library_rendering(kind, names)
+    if render is not None:
+        return shape._replace(form="library", render=render)
+    if not names.isdisjoint(_NAMED_ONLY):
+        return shape
+    slots, dictionary = _layout(mro)
+    shape = shape._replace(slots=slots, dictionary=dictionary)
+    if id(enum.Enum) in ids:
+        return shape._replace(form="enum")
+    if flags & _EXCEPTION:
+        base = next(base for base in mro if flags_of(base) & _IMMUTABLE and module_of(base) == "builtins")
+        return shape._replace(form="exception", base=base)
+    return _examine_data(shape, mro, ids)
+
+
+def _examine_data(shape: Shape, mro: tuple[type, ...], ids: set[int]) -> Shape:
+    if id(tuple) in ids and (fields := _names(_find(mro, "_fields"))):
+        return shape._replace(form="named tuple", fields=fields)
+    if id(dict) in ids:
+        return shape._replace(form="dict")
+    for base in mro:
+        if id(base) in BASES:
+            base, form, render = BASES[id(base)]
+            return shape._replace(form=form, base=base, render=render)
+    aliases = _declared_fields(mro)
+    return shape._replace(
+        form="object",
+        declared=aliases is not None,
+        aliases=aliases or {},
+        settled=_find(mro, "__pydantic_complete__") is not False,
+    )
+
+
+def _layout(mro: tuple[type, ...]) -> tuple[Slots, weakref.ref[type] | None]:
+    """The public slots, base classes first, and the class that gives instances their ``__dict__``.
+
+    Only what a class statement made is read: the members and getters of C code may compute.
+    """
+    slots: list[tuple[str, weakref.ref[type]]] = []
+    dictionary = None
+    for owner in reversed(mro):
+        if flags_of(owner) & _IMMUTABLE:
+            continue
+        namespace = namespace_of(owner)
+        getter = namespace.get("__dict__")
+        if type(getter) is types.GetSetDescriptorType and getter.__objclass__ is owner:
+            dictionary = weakref.ref(owner)
+        if "__slots__" in namespace:
+            declared = _names(namespace["__slots__"]) or [name for name in namespace if type(name) is str]
+            members = (name for name in declared if type(namespace.get(name)) is types.MemberDescriptorType)
+            slots += [(name, weakref.ref(owner)) for name in members if name[:1] != "_"]
+    return tuple(slots), dictionary
+
+
+def _declared_fields(mro: tuple[type, ...]) -> dict[str, str | None] | None:
+    """Of a class that declares its fields, the names to show where they differ, None for those with ``repr=False``.
+
+    pydantic fields show their alias: it is what the program sends and receives.
+    """
+    fields: Any = next((found for name in _FIELD_TABLES if type(found := _find(mro, name)) is dict), None)
+    if fields is None:
+        attributes: Any = _find(mro, "__attrs_attrs__")
+        if attributes is None or not any(base is tuple for base in mro_of(type(attributes))):
+            return None if _find(mro, "__struct_fields__") is None else {}
+        fields = {exact_text(slot_of(field, "name")): field for field in tuple.__iter__(attributes)}
+    shown: dict[str, str | None] = {}
+    for name, field in fields.items():
+        alias = next((text for slot in _ALIASES if type(text := slot_of(field, slot)) is str), None)
+        if slot_of(field, "repr") is False:
+            shown[name] = None
+        elif alias is not None:
+            shown[name] = alias
+    return shown
+
+
+def stored_fields(value: object, shape: Shape, most: int) -> list[tuple[Any, Any]]:
+    """Names and values in the public slots and, at most ``most``, in the ``__dict__`` of an object."""
+    found: list[tuple[Any, Any]] = []
+    for name, owner in shape.slots:
+        try:
+            found.append((name, member_of(owner(), name).__get__(value)))
+        except (AttributeError, TypeError):  # not set, or no longer there
+            continue
+    if shape.form == "exception":
+        return found + (first_items(exception_dict_of(value), most) or [])
+    owner_of_dict = shape.dictionary and shape.dictionary()
+    if owner_of_dict is not None:
+        getter = namespace_of(owner_of_dict).get("__dict__")
+        if type(getter) is types.GetSetDescriptorType:
+            found += first_items(getter.__get__(value), most) or []
+    return found
+
+
+def _find(mro: tuple[type, ...], name: str) -> object:
+    """What the first class that has it stores under a name; no descriptor is asked."""
+    return next((namespace_of(owner)[name] for owner in mro if name in namespace_of(owner)), None)
+
+
+def _names(value: Any) -> tuple[str, ...]:
+    """Names declared as a text or an exact sequence of texts; nothing else is trusted."""
+    if type(value) is str:
+        return (value,)
+    if (type(value) is tuple or type(value) is list) and all(type(name) is str for name in value):
+        return tuple(value)
+    return ()
