@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections import Counter
@@ -16,13 +17,13 @@ from harness import ROOT, Ended, check_conservation
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A folder for PYTHONPATH into which pip has installed the example plugin; nothing is downloaded."""
+    """A PYTHONPATH with a folder into which pip has installed the example plugin; nothing is downloaded."""
     folder = tmp_path_factory.mktemp("site")
     options = ["--quiet", "--no-deps", "--no-build-isolation", "--no-index", "--target", str(folder)]
     command = [sys.executable, "-m", "pip", "install", *options, str(ROOT / "plugins" / "example")]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert ended.returncode == 0, ended.stderr
-    return str(folder)
+    return os.pathsep.join(filter(None, [str(folder), os.environ.get("PYTHONPATH")]))
 
 
 def test_its_sink_gets_the_events_of_a_server(tmp_path: Path, site: str) -> None:
