@@ -123,7 +123,13 @@ class Agent:
         self._dispatcher = Dispatcher(recorder, lines, run=self._resolved.run, interval_ns=config.flush.interval)
         lanes = self._lanes()
         names = [lane.name for lane in lanes]
-        self._announcement = Announcement(self._resolved, sinks=names, modules=self.modules, warnings=self.warnings)
+        self._announcement = Announcement(
+            self._resolved,
+            sinks=names,
+            modules=self.modules,
+            warnings=self.warnings,
+            is_importing=lambda: self._importer.is_importing,
+        )
         self._dispatcher.after_turn = self._announcement.when_settled
         self._say_start(names)
         try:

@@ -10,7 +10,8 @@ from collections.abc import Callable, Mapping, Sequence
 from flowtrace.config import Resolved
 from flowtrace.patcher import Traced
 
-SETTLED_S = 0.3  # so long no module was attached: then the line is written
+SETTLED_S = 0.3  # so long no module was attached: then the line is written,
+IMPORTING_S = 10.0  # or after so long, while the import of a target is under way
 
 
 class Warnings:
@@ -42,12 +43,20 @@ class Announcement:
         sinks: Their names.
         modules: What is attached; grows.
         warnings: Through which to speak.
+        is_importing: Whether more is about to be attached.
     """
 
     def __init__(
-        self, resolved: Resolved, *, sinks: Sequence[str], modules: Mapping[str, Traced], warnings: Warnings
+        self,
+        resolved: Resolved,
+        *,
+        sinks: Sequence[str],
+        modules: Mapping[str, Traced],
+        warnings: Warnings,
+        is_importing: Callable[[], bool],
     ) -> None:
         self._resolved, self._sinks, self._modules, self._warnings = resolved, sinks, modules, warnings
+        self._is_importing = is_importing
         self._pid = os.getpid()
         self._seen = (0, time.monotonic())
         self._is_said = resolved.quiet
@@ -58,7 +67,7 @@ class Announcement:
         now = time.monotonic()
         if len(self._modules) != count:
             self._seen = (len(self._modules), now)
-        elif count and now - since >= SETTLED_S:
+        elif count and now - since >= (IMPORTING_S if self._is_importing() else SETTLED_S):
             self._say()
 
     def at_exit(self) -> None:
@@ -73,12 +82,13 @@ class Announcement:
         modules = [traced for traced in list(self._modules.values()) if traced.functions]
         functions = [function for traced in modules for function in traced.functions if function.how != "not traced"]
         left_out = sum(len(traced.functions) for traced in modules) - len(functions)
-        counts = f"{_plural(len(functions), 'function')} in {_plural(len(modules), 'module')}"
+        counts = f"{plural(len(functions), 'function')} in {plural(len(modules), 'module')}"
         rest = f" ({left_out} cannot be)" if left_out else ""
         hint = "" if functions else "; no target was imported here"
         sinks = ", ".join(self._sinks) or "no sink"
         self._warnings.say(f"{self._resolved.config.service}, pid {self._pid}: {counts} traced{rest}, to {sinks}{hint}")
 
 
-def _plural(count: int, noun: str) -> str:
+def plural(count: int, noun: str) -> str:
+    """``1 module``, ``2 modules``."""
     return f"{count} {noun}" if count == 1 else f"{count} {noun}s"

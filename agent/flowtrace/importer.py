@@ -77,6 +77,11 @@ class Importer:
             sys.meta_path.remove(self)
             sys.meta_path.insert(0, self)
 
+    @property
+    def is_importing(self) -> bool:
+        """Whether a module that may be a target is being imported, or failed to be."""
+        return bool(self._watched)
+
     def _imported(self, module: types.ModuleType) -> None:
         self._watched.discard(module.__name__)  # wrapt has dropped the hook; the module may be imported anew
         self._complete(module)

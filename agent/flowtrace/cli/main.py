@@ -11,6 +11,7 @@ from flowtrace import __version__
 from flowtrace.errors import FlowtraceError
 
 COMMANDS = {
+    "check": "show what would be traced, rule by rule, without running the program",
     "schema": "print the JSON Schema of the configuration, for editors",
 }
 

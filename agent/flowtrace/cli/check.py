@@ -1,0 +1,146 @@
+"""``flowtrace check``: what would be traced, rule by rule, before the program runs; or what was, after it ran."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import textwrap
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import orjson
+
+from flowtrace.announcement import plural
+from flowtrace.cli.configuration import resolve
+from flowtrace.cli.survey import Matches, Module, survey
+from flowtrace.errors import FlowtraceError
+
+NOTHING_MATCHED = 1
+
+
+def main(argv: Sequence[str]) -> int:
+    """Print the report; 1 where a rule matches nothing, or a function that was expected was not attached."""
+    options = _parser().parse_args(argv)
+    cwd = os.getcwd()
+    resolved = resolve(options.config, options.sets, os.environ, cwd)
+    report = survey(resolved.config, project=resolved.project, path=[*sys.path[1:]])
+    if options.files:
+        missing = [each for file in [_attached(options.files)] for each in _missing(report, file)]
+        print(json.dumps({"missing": missing}, indent=2) if options.json else _missing_text(missing))
+        return NOTHING_MATCHED if missing else 0
+    print(json.dumps(_as_json(report), indent=2) if options.json else "\n".join(_lines(report, cwd)))
+    return 0 if all(matches.modules for matches in report) else NOTHING_MATCHED
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="flowtrace check",
+        description="Shows for each rule of the configuration which functions it selects and how each would be traced."
+        " Reads source files; runs and imports none. Exit status 1 where a rule selects nothing.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--config", metavar="FILE", help="the configuration; default: as for flowtrace-run")
+    parser.add_argument(
+        "--set", metavar="KEY=VALUE", action="append", default=[], dest="sets", help="set one key of it"
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.add_argument("files", metavar="FILE", nargs="*", help="traces: say what should be in them and is not")
+    return parser
+
+
+def _lines(report: Sequence[Matches], cwd: str) -> Iterator[str]:
+    for number, matches in enumerate(report, 1):
+        rule = matches.rule
+        only = "" if rule.include == ("*",) else f", only {', '.join(rule.include)}"
+        but = f", without {', '.join(rule.exclude)}" if rule.exclude else ""
+        yield f"rule {number}: {', '.join(rule.modules)}{only}{but}"
+        if not matches.modules:
+            hint = f"; did you mean {', '.join(matches.nearest)}?" if matches.nearest else ""
+            yield f"  selects nothing{hint}"
+        for module in matches.modules:
+            yield from _module_lines(module, cwd)
+        yield f"  {_totals(matches)}"
+
+
+def _module_lines(module: Module, cwd: str) -> Iterator[str]:
+    file = os.path.relpath(module.file, cwd)
+    yield f"  {module.name}  ({module.file if file.startswith('..') else file})"
+    if module.problem:
+        yield f"    ! {module.problem}"
+    names = ", ".join(function.qualname for function in module.functions if function.how == "instrumented")
+    yield from textwrap.wrap(names, 110, initial_indent="    ", subsequent_indent="    ")
+    for function in module.functions:
+        if function.how != "instrumented":
+            yield f"    ! {function.qualname}, line {function.line}: {function.how}: {function.reason}"
+
+
+def _totals(matches: Matches) -> str:
+    ways = Counter[str](function.how for module in matches.modules for function in module.functions)
+    named = {"instrumented": "instrumented", "wrapper": "by wrapper", "not traced": "not traced"}
+    counts = [f"{ways[how]} {words}" for how, words in named.items() if ways[how]]
+    total = f"{plural(sum(ways.values()), 'function')} in {plural(len(matches.modules), 'module')}"
+    return f"= {total}: {', '.join(counts) or 'none'}"
+
+
+def _as_json(report: Sequence[Matches]) -> dict[str, Any]:
+    return {
+        "rules": [
+            {
+                "modules": matches.rule.modules,
+                "include": matches.rule.include,
+                "exclude": matches.rule.exclude,
+                "nearest": matches.nearest,
+                "matched": [
+                    {
+                        "module": module.name,
+                        "file": module.file,
+                        "problem": module.problem or None,
+                        "functions": [function._asdict() for function in module.functions],
+                    }
+                    for module in matches.modules
+                ],
+            }
+            for matches in report
+        ]
+    }
+
+
+def _attached(files: Sequence[str]) -> dict[str, set[str]]:
+    """By module, the functions that the ATTACH events of these traces name as traced.
+
+    Raises:
+        FlowtraceError: a file cannot be read.
+    """
+    attached: dict[str, set[str]] = {}
+    for file in files:
+        try:
+            with open(file, "rb") as stream:
+                lines = [line for line in stream if b'"event":"ATTACH"' in line]
+        except OSError as error:
+            raise FlowtraceError(f"{file}: {error.strerror}") from error
+        for line in lines:
+            event = orjson.loads(line)
+            traced = {each["name"] for each in event["functions"] if each["how"] != "not traced"}
+            attached.setdefault(event["module"], set()).update(traced)
+    return attached
+
+
+def _missing(report: Sequence[Matches], attached: dict[str, set[str]]) -> Iterator[dict[str, Any]]:
+    for module in (module for matches in report for module in matches.modules):
+        expected = {function.qualname for function in module.functions if function.how != "not traced"}
+        names = sorted(expected - attached.get(module.name, set()))
+        if names:
+            reason = "differs" if module.name in attached else "was not imported"
+            yield {"module": module.name, "reason": reason, "functions": names}
+
+
+def _missing_text(missing: Sequence[dict[str, Any]]) -> str:
+    if not missing:
+        return "all functions that were to be traced were attached"
+    return "\n".join(
+        f"{each['module']}: {each['reason']}: {len(each['functions'])} not attached: {', '.join(each['functions'])}"
+        for each in missing
+    )
