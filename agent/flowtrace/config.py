@@ -6,133 +6,25 @@ without ``from __future__ import annotations``: msgspec would have to evaluate e
 """
 
 import re
-from types import UnionType
-from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
 
 from flowtrace.errors import ConfigError
+from flowtrace.explanations import OptionError, explain, joined, nearest, shown
+from flowtrace.quantities import Duration, Quantity, Size, check_range
+
+__all__ = [  # with what plugins need for the options of their sinks, wherever it is defined
+    "ENVIRONMENT_VARIABLE", "PROJECT_MODULES", "Capture", "CaptureOverride", "Config", "Duration", "Flush",
+    "OptionError", "Options", "Quantity", "Queue", "Redact", "Resolved", "Rule", "Sampling", "Size", "check_range",
+    "decode", "from_json", "joined", "nearest", "shown", "to_json",
+]  # fmt: skip
 
 ENVIRONMENT_VARIABLE = "FLOWTRACE_RESOLVED"  # holds a `Resolved` as JSON, from the launcher to the traced process
 PROJECT_MODULES = "@project"
 
 T = TypeVar("T")
-_MAX = 2**63 - 1
-_QUANTITY = re.compile(r"([0-9]{1,19})(\.[0-9]{1,9})?\s*([a-zA-Zµμ]+)")
-
-
-class OptionError(ValueError):
-    """One option of a struct cannot be used; raise it in ``__post_init__`` to name the key that is at fault.
-
-    Attributes:
-        key: The key, relative to the struct, such as ``max_size`` or ``headers.Authorization``.
-    """
-
-    def __init__(self, key: str, problem: str) -> None:
-        self.key = key
-        super().__init__(problem)
-
-
-class Quantity(int):
-    """An int that is written with a unit; `Size` and `Duration` are its kinds."""
-
-    noun: ClassVar[str]
-    example: ClassVar[str]
-    units: ClassVar[dict[str, int]]
-
-    def __new__(cls, value: str | int) -> Self:
-        """Take a text with a unit, or a count of the smallest unit.
-
-        Raises:
-            ValueError: it is not such a text, negative or beyond 63 bits.
-        """
-        count = cls._parse(value) if isinstance(value, str) else value
-        if not 0 <= count <= _MAX:
-            raise ValueError(f"{value!r} is out of range; write a {cls.noun} such as {cls.example}")
-        return super().__new__(cls, count)
-
-    @classmethod
-    def decode(cls, value: object) -> Self:
-        """Read what stands in a config file: a text with a unit, or 0."""
-        if isinstance(value, str) or (value == 0 and type(value) is int):
-            return cls(value)
-        if isinstance(value, int | float) and not isinstance(value, bool):
-            raise ValueError(f"{value!r} has no unit; write a {cls.noun} such as {cls.example}")
-        raise ValueError(f"expected a {cls.noun} such as {cls.example}, got {shown(value)}")
-
-    @classmethod
-    def _parse(cls, text: str) -> int:
-        if text.strip() == "0":
-            return 0
-        match = _QUANTITY.fullmatch(text.strip())
-        scale = cls.units.get(match[3]) if match else None
-        if match is None or scale is None:
-            units = ", ".join(cls.units)
-            raise ValueError(
-                f"{shown(text)} is not a {cls.noun}; write a number with a unit such as {cls.example} (units: {units})"
-            )
-        return int(match[1]) * scale + round(float(match[2] or 0) * scale)
-
-    def __str__(self) -> str:
-        """The shortest text that gives this quantity again."""
-        texts = (f"{int(self) // scale}{unit}" for unit, scale in self.units.items() if int(self) % scale == 0)
-        return min(texts, key=len)
-
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}({str(self)!r})"
-
-
-class Size(Quantity):
-    """A number of bytes, written as ``64MiB``."""
-
-    noun = "size"
-    example = "32MiB"
-    units: ClassVar = {
-        "B": 1,
-        "KiB": 2**10,
-        "MiB": 2**20,
-        "GiB": 2**30,
-        "kB": 10**3,
-        "KB": 10**3,
-        "MB": 10**6,
-        "GB": 10**9,
-    }
-
-
-class Duration(Quantity):
-    """A number of nanoseconds, written as ``100ms``."""
-
-    noun = "duration"
-    example = "250ms"
-    units: ClassVar = {
-        "ns": 1,
-        "us": 10**3,
-        "µs": 10**3,  # U+00B5 MICRO SIGN
-        "μs": 10**3,  # U+03BC GREEK SMALL LETTER MU
-        "ms": 10**6,
-        "s": 10**9,
-        "m": 60 * 10**9,
-        "h": 3600 * 10**9,
-        "d": 86400 * 10**9,
-    }
-
-    @property
-    def seconds(self) -> float:
-        """The duration in seconds."""
-        return self / 1e9
-
-
-def check_range(options: Struct, **bounds: tuple[str, str]) -> None:
-    """Hold quantities to bounds, in ``__post_init__``: ``check_range(self, timeout=("1ms", "1h"))``.
-
-    Raises:
-        OptionError: a field is below or above its two bounds, which are both allowed values.
-    """
-    for name, (low, high) in bounds.items():
-        value = getattr(options, name)
-        if value is not UNSET and not type(value)(low) <= value <= type(value)(high):
-            raise OptionError(name, f"{value} is out of range; write a {value.noun} from {low} to {high}")
 
 
 class Options(Struct, frozen=True, forbid_unknown_fields=True):
@@ -347,16 +239,6 @@ def _decode_hook(kind: type, value: object) -> object:
     raise NotImplementedError(f"flowtrace cannot read options of type {kind.__name__}")
 
 
-def shown(value: object) -> str:
-    """``value`` as it may stand in an error message: short, one line, and no containers."""
-    if isinstance(value, dict | list | tuple):
-        return "a mapping" if isinstance(value, dict) else "a list"
-    if value is None or isinstance(value, bool):
-        return {None: "nothing", True: "true", False: "false"}[value]
-    text = repr(value) if isinstance(value, str) else str(value)
-    return text if len(text) <= 60 else text[:56] + "..." + text[:1] * isinstance(value, str)
-
-
 def decode(data: object, type: type[T], *, place: str = "", key: str = "") -> T:
     """Turn plain data into a struct.
 
@@ -372,96 +254,5 @@ def decode(data: object, type: type[T], *, place: str = "", key: str = "") -> T:
     try:
         return msgspec.convert(data, type, dec_hook=_decode_hook)
     except msgspec.ValidationError as error:
-        inner, problem = _explain(error, data, type)
+        inner, problem = explain(error, data, type, dec_hook=_decode_hook)
     raise ConfigError(problem, place=place, key=joined(key, inner))
-
-
-def joined(*keys: str) -> str:
-    """Dotted paths put behind each other: ``sinks[0]`` and ``rotate.keep`` are ``sinks[0].rotate.keep``."""
-    path = "".join(k if k.startswith("[") else f".{k}" for k in keys if k).removeprefix(".")
-    return path if path.isprintable() else repr(path)[1:-1]  # a key may hold anything; errors stay one line
-
-
-def nearest(word: str, known: "list[str]") -> str:
-    """The remedy for an unknown word: the known one it resembles, or all of them."""
-    from difflib import get_close_matches  # only ever needed on the way to an error
-
-    match = get_close_matches(word.casefold(), known, n=1)
-    return f"did you mean '{match[0]}'?" if match else f"known: {', '.join(sorted(known)) or 'none'}"
-
-
-_NOUNS = {
-    "int": "a whole number",
-    "float": "a number",
-    "str": "text",
-    "bool": "true or false",
-    "array": "a list",
-    "object": "a mapping",
-    "null": "nothing",
-}
-
-
-def _explain(error: msgspec.ValidationError, data: Any, kind: Any) -> tuple[str, str]:
-    """msgspec's one sentence as the key it is about and the problem with it."""
-    message, _, where = str(error).rpartition(" - at `") if " - at `" in str(error) else (str(error), "", "")
-    key, kinds = "", [kind]
-    for name, index in re.findall(r"\.([^.\[`]+)|\[(\d+|\.\.\.)\]", where):
-        step: Any = name or (_culprit(data, kinds) if index == "..." else int(index))
-        if step is None:
-            break  # within a type that only msgspec knows; the key so far must do
-        kinds = [inner for outer in kinds for inner in _within(outer, step)]
-        data = data[step]
-        key = joined(key, f"[{index}]" if isinstance(step, int) else step)
-    if isinstance(error.__cause__, OptionError):
-        return joined(key, error.__cause__.key), message
-    if unknown := re.fullmatch("Object contains unknown field `(.*)`", message, re.DOTALL):
-        known = [field.encode_name for outer in kinds for field in _fields(outer)]
-        return joined(key, unknown[1]), f"unknown key; {nearest(unknown[1], known)}"
-    if missing := re.fullmatch("Object missing required field `(.*)`", message):
-        return joined(key, missing[1]), "missing; this key has no default"
-    if message.startswith("Invalid enum value"):
-        known = [choice for outer in kinds for choice in _choices(outer)]
-        return key, f"{shown(data)} is not one of {', '.join(known)}; {nearest(str(data), known)}"
-    if wrong := re.fullmatch("Expected `([^`]+)`( .*?)?(, got `.*)?", message):
-        nouns = " or ".join(_NOUNS.get(noun, noun) for noun in wrong[1].split(" | "))
-        if where.startswith("key`"):
-            return key, f"has a key that is not {nouns}{wrong[2] or ''}"
-        remedy = "; put it in quotes" if wrong[1] == "str" and isinstance(data, int | float) else ""
-        return key, f"expected {nouns}{wrong[2] or ''}, got {shown(data)}{remedy}"
-    return key, message
-
-
-def _culprit(mapping: dict[str, Any], kinds: list[Any]) -> str | None:
-    """The key that msgspec calls ``[...]``: the first whose value does not decode."""
-    for key, value in mapping.items():
-        for kind in [inner for outer in kinds for inner in _within(outer, key)]:
-            try:
-                msgspec.convert(value, kind, dec_hook=_decode_hook)
-            except msgspec.ValidationError:
-                return key
-    return None
-
-
-def _flat(kind: Any) -> list[Any]:
-    """A type without its annotations; of a union, each of its types."""
-    if get_origin(kind) is Annotated:
-        return _flat(kind.__origin__)
-    if get_origin(kind) in (Union, UnionType):
-        return [flat for part in get_args(kind) for flat in _flat(part)]
-    return [kind]
-
-
-def _within(kind: Any, step: str | int) -> list[Any]:
-    """The types that may stand at ``step`` inside a value of type ``kind``."""
-    fields = [field.type for field in _fields(kind) if field.encode_name == step]
-    items = [[part for part in get_args(flat) if part is not ...][-1:] for flat in _flat(kind)]
-    return fields or [item for found in items for item in found]
-
-
-def _fields(kind: Any) -> list[msgspec.structs.FieldInfo]:
-    structs = [flat for flat in _flat(kind) if isinstance(flat, type) and issubclass(flat, Struct)]
-    return [field for struct in structs for field in msgspec.structs.fields(struct)]
-
-
-def _choices(kind: Any) -> list[str]:
-    return [str(choice) for flat in _flat(kind) if get_origin(flat) is Literal for choice in get_args(flat)]
