@@ -8,10 +8,11 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import httpx
 import orjson
 import pytest
 from chat_server import entered, serving
-from harness import Event, check_conservation
+from harness import ROOT, Event, Tracer, check_conservation, free_port
 from seed_session import Session, play
 
 from tests.plugins.chaos_server import running
@@ -203,6 +204,23 @@ def test_route_handlers_are_traced(trace: Trace) -> None:
     assert {name: returned[name] for name in ("id", "name", "activeUsers")} == {
         name: created[name] for name in ("id", "name", "activeUsers")
     }
+
+
+def test_plain_command_shows_the_calls(tmp_path: Path) -> None:
+    """`flowtrace-run uvicorn sample_app:app`, with what the working directory holds, shows the calls as a tree."""
+    tracer, port = Tracer(tmp_path), free_port()
+    try:
+        server = tracer.start(["uvicorn", "sample_app:app", "--port", str(port)], config=None, cwd=ROOT, port=port)
+        httpx.post(f"http://127.0.0.1:{port}/rooms", json={"name": "Tech Talk"}, timeout=30).raise_for_status()
+        ended = server.stop()
+    finally:
+        tracer.end()
+
+    assert '"POST /rooms HTTP/1.1" 201 Created' in ended.stdout
+    tree = ended.stdout.partition("create_room(request")[2]
+    assert "│ ┌ ChatRoomManager.create_room(name='Tech Talk')" in tree
+    assert "│ └ create_room → ChatRoom(id='" in tree
+    assert "none lost" in tree
 
 
 def argument(event: Mapping[str, Any], name: str) -> Any:

@@ -35,7 +35,8 @@ def test_workers_have_files_of_their_own(tmp_path: Path, number: signal.Signals)
     untraced = end_workers(tmp_path / "untraced", number, traced=False)
     traced = end_workers(tmp_path / "traced", number, traced=True)
 
-    workers = [events for events in by_process(traced.events).values() if entered(events, "from_environment")]
+    processes = by_process(traced.events)
+    workers = [processes[pid] for pid in started_workers(traced.events)]
     assert len(workers) == 2
     assert traced.pid not in {events[0]["pid"] for events in workers}
     assert {events[0]["parentPid"] for events in workers} == {traced.pid}
@@ -62,6 +63,34 @@ def test_reloaded_server_is_traced_again(tmp_path: Path) -> None:
     check_files(ended)
 
 
+def test_killed_server_leaves_what_was_said_in_the_file(tmp_path: Path) -> None:  # faults C9 and P6
+    """Events are in the file while the server runs; killing it leaves whole lines, and at most one that is torn."""
+    with serving(tmp_path) as chat, chat.join("Alice", "Bob") as (alice, bob):
+        alice.send("Hello everyone!")
+        bob.recv(timeout=10)
+        wait_until(lambda: "Hello everyone!" in str(entered(chat.running.events, "broadcast_to_room")), "the text")
+        ended = chat.running.stop(signal.SIGKILL)
+
+    assert ended.returncode == -signal.SIGKILL
+    numbers = [event["seq"] for event in ended.events]
+    assert sorted(numbers) == list(range(len(numbers)))
+    assert ended.events[-1]["event"] != "STOP"
+
+
+def test_worker_that_replaces_a_killed_one_is_traced(tmp_path: Path) -> None:
+    """When a worker dies, uvicorn starts another, which is traced to a file of its own."""
+    with serving(tmp_path, "--workers", "2") as chat:
+        wait_for_workers(chat, 2)
+        killed = wait_until(lambda: started_workers(chat.running.events))[0]
+        os.kill(killed, signal.SIGKILL)
+        wait_for_workers(chat, 3)
+        ended = chat.running.stop()
+
+    check_conservation([event for event in ended.events if event["pid"] != killed])
+    assert len(started_workers(ended.events)) == 3
+    check_files(ended)
+
+
 def end_amid_conversation(folder: Path, number: signal.Signals, *, traced: bool) -> Ended:
     """Stop a server to which two people are connected."""
     folder.mkdir()
@@ -78,13 +107,23 @@ def end_workers(folder: Path, number: signal.Signals, *, traced: bool) -> Ended:
     """
     folder.mkdir()
     with serving(folder, "--workers", "2", traced=traced) as chat:
-        wait_until(lambda: chat.running.stderr.count("Application startup complete") == 2, "both workers have started")
+        wait_for_workers(chat, 2)
         for _ in range(REQUESTS):
             httpx.get(f"http://127.0.0.1:{chat.port}/rooms", timeout=30).raise_for_status()
         if number == signal.SIGINT:
             os.killpg(chat.running.pid, number)
             return chat.running.wait()
         return chat.running.stop(number)
+
+
+def wait_for_workers(chat: ChatServer, count: int) -> None:
+    """Wait until so many workers have started since the beginning."""
+    wait_until(lambda: chat.running.stderr.count("Application startup complete") == count, f"{count} workers")
+
+
+def started_workers(events: list[Event]) -> list[int]:
+    """The ids of the processes that have imported the chat."""
+    return [int(event["pid"]) for event in entered(events, "from_environment")]
 
 
 def serving_process(chat: ChatServer) -> int | None:
