@@ -11,8 +11,9 @@ from typing import Any
 import msgspec
 import pytest
 
-from flowtrace.cli.configuration import read_yaml, resolve
+from flowtrace.cli.configuration import resolve
 from flowtrace.cli.schema import config_schema, main
+from flowtrace.cli.yaml_reader import read_yaml
 from flowtrace.config import Options, Size
 from flowtrace.errors import PluginError
 from flowtrace.plugins import BUILTIN, Registry, SinkType, load
