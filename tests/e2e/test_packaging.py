@@ -116,7 +116,7 @@ def test_agent_works_without_the_built_in_plugins(environment: Path, tmp_path: P
     config = write("config.yaml", json.dumps({"sinks": [{"type": "memo", "path": f"{tmp_path}/memo.jsonl"}]}))
 
     launch = "from flowtrace.cli.run import main; main()"
-    command = [stripped / "bin/python", "-Pc", launch, "--config", config, "python", "program.py"]
+    command: list[str | Path] = [stripped / "bin/python", "-Pc", launch, "--config", config, "python", "program.py"]
     out = _run(command, cwd=tmp_path, PYTHONPATH=str(tmp_path / "plugin"))
 
     assert out == "42\n"
