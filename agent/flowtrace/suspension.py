@@ -131,6 +131,8 @@ def resumed(suspended: Suspended | None) -> None:
         suspended.go_on()
     error = sys.exception()
     traceback = error.__traceback__ if error else None
+    while traceback is not None and traceback.tb_next is not None and _is_comprehension(traceback.tb_next):
+        traceback = traceback.tb_next
     while traceback is not None and traceback.tb_next is not None and _is_ours(traceback.tb_next):
         traceback.tb_next = traceback.tb_next.tb_next
 
@@ -311,6 +313,11 @@ def _special(value: object, name: str) -> Callable[..., Any] | None:
             method: Callable[..., Any] = attribute if get is None else get(attribute, value, type(value))
             return method
     return None
+
+
+def _is_comprehension(traceback: types.TracebackType) -> bool:
+    """Before 3.12 a comprehension has a frame of its own, between the body's and ours."""
+    return traceback.tb_frame.f_code.co_name in ("<listcomp>", "<setcomp>", "<dictcomp>")
 
 
 def _is_ours(traceback: types.TracebackType) -> bool:
