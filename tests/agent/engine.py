@@ -97,7 +97,7 @@ class Engine:
             if kind == ENTER:
                 name = self.recorder.targets[target].qualname
                 found[seq] = Span(name, seq, parent, trace, json.loads(payload), [])
-            else:
+            elif record[9] in found:  # else from before the queue was cleared
                 found[record[9]].ends.append(record)
         return list(found.values())
 
@@ -110,7 +110,7 @@ class Engine:
         current = self.recorder.current.get()
         if current is None or isinstance(current[0], str):
             return None if current is None else str(current[0])
-        return next(span.name for span in self.spans() if span.seq == current[1])
+        return next((span.name for span in self.spans() if span.seq == current[1]), "gone")
 
 
 def run(code: types.CodeType) -> Any:
