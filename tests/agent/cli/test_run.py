@@ -123,12 +123,6 @@ def test_options_behind_the_command_are_the_commands(folder: Path) -> None:
     """The launcher reads no further than COMMAND."""
     rest = ["-m", "package", "--quiet", "--set", "-m"]
     assert launched(*rest).command[1:] == rest
-        "-m",
-        "package",
-        "--quiet",
-        "--set",
-        "-m",
-    ]
 
 
 @pytest.mark.parametrize("value", ["0", "false", "no", "off"])
