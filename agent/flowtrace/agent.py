@@ -18,35 +18,17 @@ from typing import Any
 
 import orjson
 
-from flowtrace import constants, suspension
+from flowtrace import constants
 from flowtrace.announcement import Announcement, Warnings
-from flowtrace.config import Capture, Resolved, Rule
+from flowtrace.attachment import Attachment
+from flowtrace.config import Resolved
 from flowtrace.dispatcher import Dispatcher
 from flowtrace.events import SCHEMA_VERSION, Described, Ids, Lines
 from flowtrace.hooks import SinkContext
-from flowtrace.importer import Importer, is_main_program
-from flowtrace.instrument import Function, Kind, Mark, link, pairs, rewrite
+from flowtrace.importer import Importer
 from flowtrace.lane import Lane
-from flowtrace.patcher import WILDCARDS, Place, Traced, places, switch, wrap
 from flowtrace.plugins import Registry, load
-from flowtrace.recorder import Functions, Recorder, Target
-from flowtrace.redaction import Redactor
-from flowtrace.selection import ModuleRules, Selection
-from flowtrace.suspension import Suspendable, suspendable
-from flowtrace.values import Encoder, Limits
-
-COMMON_CONSTANTS: dict[str, object] = {
-    "raised": constants.Raised,
-    "base exception": BaseException,
-    "recursion error": RecursionError,
-    "suspend": suspension.suspend,
-    "resume": suspension.resume,
-    "resumed": suspension.resumed,
-    "delegate": suspension.delegate,
-    "delegate_await": suspension.delegate_await,
-    "delegate_iterable": suspension.delegate_iterable,
-    "delegate_context": suspension.delegate_context,
-}
+from flowtrace.recorder import Recorder
 
 _agent: Agent | None = None
 
@@ -65,21 +47,22 @@ class Agent:
     def __init__(self, resolved: Resolved) -> None:
         config = resolved.config
         self._resolved, self._config = resolved, config
-        self._redactor = Redactor(
-            names=config.redact.names, patterns=config.redact.patterns, defaults=config.redact.defaults
-        )
-        self.warnings = Warnings(scrub=self._redactor.scrub)
+        self.warnings = Warnings(scrub=lambda text: self.attachment.redactor.scrub(text))
         self._registry: Registry = load(resolved.plugins)
-        for problem in self._registry.problems:
-            self.warnings.warn(str(problem))
         self.recorder = Recorder()
         self.recorder.state.strict = "FLOWTRACE_STRICT" in os.environ  # our own tests
         self._ids = Ids(os.urandom)
-        self._encoders: dict[Capture, Encoder] = {}
-        self._parts: dict[str, Callable[..., Any]] = {}  # by the names they are pickled by
-        self.modules: dict[str, Traced] = {}
-        self.selection = Selection(config, project=resolved.project)
-        self._importer = Importer(self.selection, instrument=self._instrument, complete=self._complete)
+        self.attachment = Attachment(
+            self.recorder,
+            config,
+            project=resolved.project,
+            describe=self._registry.values,
+            say=lambda name, **fields: self._dispatcher.state(name, **fields),
+            warn=self.warnings.warn,
+        )
+        self._importer = Importer(self.attachment)
+        for problem in self._registry.problems:
+            self.warnings.warn(str(problem))
 
     # -- start, stop, fork ---------------------------------------------------------------------------------------
 
@@ -87,7 +70,7 @@ class Agent:
         """Open the doors to the program and the sinks."""
         self._limit()
         self._open()
-        constants.resolve = self._resolve
+        constants.resolve = self.attachment.resolve
         self._importer.install()
         atexit.register(self.stop)
         os.register_at_fork(after_in_child=self._after_fork)
@@ -99,8 +82,11 @@ class Agent:
         self._dispatcher.stop(self._config.flush.shutdown_timeout.seconds)
 
     def switch(self, *, on: bool) -> int:
-        """Give all target functions their instrumented code, or the code they had; returns how many."""
-        return switch(list(self.modules.values()), on=on)
+        """Record calls or not, from now on; returns how many functions were switched."""
+        self._limit()
+        if not on:
+            self.recorder.state.rate = -1.0  # for bodies under way that still make functions with instrumented code
+        return self.attachment.switch(on=on)
 
     def _limit(self) -> None:
         state, queue = self.recorder.state, self._config.queue
@@ -126,7 +112,7 @@ class Agent:
         self._announcement = Announcement(
             self._resolved,
             sinks=names,
-            modules=self.modules,
+            modules=self.attachment.modules,
             warnings=self.warnings,
             is_importing=lambda: self._importer.is_importing,
         )
@@ -178,7 +164,7 @@ class Agent:
             service=self._config.service,
             run=self._resolved.run,
             parentPid=os.getppid(),
-            argv=orjson.loads(self._encoder(self._config.capture).result(list(sys.orig_argv))),
+            argv=orjson.loads(self.attachment.encoder().result(list(sys.orig_argv))),
             python=platform.python_version(),
             host=platform.node(),
             wallNanos=time.time_ns(),
@@ -193,8 +179,8 @@ class Agent:
         self._ids.begin(self.recorder.state.first)
         self._limit()
         self._open()
-        for traced in self.modules.values():
-            self._say_attach(traced)
+        for traced in self.attachment.modules.values():
+            self.attachment.say_attach(traced)
         multiprocessing = sys.modules.get("multiprocessing.util")
         if multiprocessing is not None:  # its children leave by os._exit, past atexit
             multiprocessing.register_after_fork(self, _finalize_last)
@@ -210,137 +196,6 @@ class Agent:
         for each in signals:
             if signal.getsignal(each) is signal.SIG_DFL:
                 signal.signal(each, stop_and_die)
-
-    # -- modules and functions -----------------------------------------------------------------------------------
-
-    def _instrument(self, names: Sequence[str], path: str, source: bytes, plain: types.CodeType) -> types.CodeType:
-        """What the importer runs in place of a target module's code; its plain code where anything fails."""
-        rules = self.selection.module(names, path)
-        if rules is None:
-            return plain
-        try:
-            rewritten = rewrite(source, plain.co_filename, lambda qualname: rules.rule(qualname) is not None)
-            made = [
-                self._parts_of(names[0], function, rules) if function.how == "instrumented" else None
-                for function in rewritten.functions
-            ]
-
-            def constant(mark: Mark) -> object:
-                return COMMON_CONSTANTS.get(mark.part) or getattr(made[mark.function], mark.part)
-
-            code = link(rewritten.code, constant)
-            codes = [(old, new) for old, new in pairs(plain, code) if old is not plain]
-        except Exception as error:
-            self.recorder.state.failures += 1
-            if self.recorder.state.strict:
-                raise
-            self.warnings.warn(f"{path}: not traced: {type(error).__name__}: {error}")
-            return plain
-        traced = self.modules[names[0]] = Traced(names[0], path, list(rewritten.functions), codes)
-        if names[0] == "__main__" or is_main_program(names[0]):
-            self._say_attach(traced)  # no post-import hook for these
-        return code
-
-    def _parts_of(self, module: str, function: Function, rules: ModuleRules) -> Functions | Suspendable:
-        rule = rules.rule(function.qualname)
-        return self._make_parts(module, function.qualname, function.line, function.kind, rule)
-
-    def _make_parts(
-        self, module: str, qualname: str, line: int, kind: Kind, rule: Rule | None
-    ) -> Functions | Suspendable:
-        base = self._config.capture
-        capture = rule.capture_over(base) if rule else base
-        target = Target(module, qualname, line, self._encoder(capture), args=capture.args, result=capture.result)
-        functions = self.recorder.functions(target)
-        parts = functions if kind == "function" else suspendable(self.recorder, functions)
-        for part in parts:
-            self._parts[part.__qualname__] = part
-        return parts
-
-    def _encoder(self, capture: Capture) -> Encoder:
-        if capture not in self._encoders:
-            limits = Limits(capture.max_depth, capture.max_items, capture.max_string, capture.max_bytes)
-            self._encoders[capture] = Encoder(limits=limits, redactor=self._redactor, describe=self._registry.values)
-        return self._encoders[capture]
-
-    def _resolve(self, name: str) -> Callable[..., Any]:
-        """What a constant of pickled code stands for in this process."""
-        if name not in self._parts:
-            part, module, qualname, line = constants.parse(name)
-            self._make_parts(module, qualname, line, "coroutine" if "suspendable" in part else "function", None)
-        return self._parts[name]
-
-    def _complete(self, module: types.ModuleType) -> None:
-        """Called after a module's import: wrap what could not be instrumented, and say what is traced."""
-        try:
-            rules = self.selection.module(module.__name__, getattr(module, "__file__", None))
-            if rules is None:
-                return
-            known = self.modules.get(module.__name__)
-            traced = known or Traced(module.__name__, getattr(module, "__file__", None), [], [])
-            self._wrap(module, traced, rules, is_instrumented=known is not None)
-            self.modules[module.__name__] = traced
-            self._say_attach(traced)
-        except Exception as error:
-            self.recorder.state.failures += 1
-            if self.recorder.state.strict:
-                raise
-            self.warnings.warn(f"module {module.__name__}: not completely traced: {type(error).__name__}: {error}")
-
-    def _wrap(self, module: types.ModuleType, traced: Traced, rules: ModuleRules, *, is_instrumented: bool) -> None:
-        known = {function.qualname: index for index, function in enumerate(traced.functions)}
-        for place in places(module):
-            rule = rules.rule(place.qualname)
-            index = known.get(place.qualname)
-            if index is not None and traced.functions[index].how != "wrapper":
-                continue
-            if rule is None or (index is None and is_instrumented and not _is_named(place.qualname, rule)):
-                continue
-            function = self._wrapped(place, module, rule, traced.functions[index] if index is not None else None)
-            if index is None:
-                traced.functions.append(function)
-            else:
-                traced.functions[index] = function
-
-    def _wrapped(self, place: Place, module: types.ModuleType, rule: Rule, known: Function | None) -> Function:
-        code = getattr(place.function, "__code__", None)
-        kind = _kind(code) if code else "function"
-        line = code.co_firstlineno if code else 0
-        reason = known.reason if known else "has no source that Python runs as it is"
-        found = Function(place.qualname, line, kind, "wrapper", reason)
-        if kind == "async generator" or (place.name.startswith("__") and place.name not in ("__init__", "__call__")):
-            return found._replace(how="not traced")
-        try:
-            wrap(place, kind, self._make_parts(module.__name__, place.qualname, line, kind, rule))
-        except (TypeError, AttributeError) as error:
-            return found._replace(how="not traced", reason=str(error))
-        return found
-
-    def _say_attach(self, traced: Traced) -> None:
-        functions = [
-            {"name": function.qualname, "line": function.line, "how": function.how}
-            | ({"reason": function.reason} if function.reason else {})
-            for function in traced.functions
-        ]
-        self._dispatcher.state("ATTACH", module=traced.name, file=traced.file, functions=functions)
-
-
-def _is_named(qualname: str, rule: Rule) -> bool:
-    """Whether a rule names a function without a wildcard: only then generated code is a target."""
-    return any(pattern == qualname for pattern in rule.include if WILDCARDS.isdisjoint(pattern))
-
-
-def _kind(code: types.CodeType) -> Kind:
-    flags = code.co_flags
-    return (
-        "generator"
-        if flags & 0x20
-        else "coroutine"
-        if flags & 0x80
-        else "async generator"
-        if flags & 0x200
-        else "function"
-    )
 
 
 def _finalize_last(agent: Agent) -> None:

@@ -13,6 +13,9 @@ from typing import Any
 resolve: Callable[[str], Any] | None = None  # set by a running agent
 
 
+SUSPENDABLE = "suspendable_"  # begins the parts of bodies that can be suspended
+
+
 class Raised:
     """What `.result` is bound to when an exception leaves a traced body."""
 
@@ -49,8 +52,6 @@ def __getattr__(name: str) -> Any:
 def _nothing(*_: object) -> None: ...
 
 
-def _second(_: object, value: object) -> object:
-    return value
-
-
-_UNTRACED: dict[str, Callable[..., Any]] = {"enter": _nothing, "leave": _nothing}
+_UNTRACED: dict[str, Callable[..., Any]] = {
+    prefix + part: _nothing for prefix in ("", SUSPENDABLE) for part in ("enter", "leave")
+}

@@ -17,30 +17,29 @@ import sys
 import types
 from collections.abc import Callable, Sequence
 from importlib.machinery import ModuleSpec, SourceFileLoader
-from typing import Any
+from typing import Any, Protocol
 
 from flowtrace.instrument import call, link
 from flowtrace.selection import Selection
 
-# (what the module is called, its file, its source, its plain code) -> the code to run
-Instrument = Callable[[Sequence[str], str, bytes, types.CodeType], types.CodeType]
+
+class Attaches(Protocol):
+    """What the importer asks of `flowtrace.attachment.Attachment`."""
+
+    selection: Selection
+
+    def instrument(self, names: Sequence[str], path: str, source: bytes, plain: types.CodeType) -> types.CodeType:
+        """The code to run for a module, in place of its plain code; does not raise."""
+
+    def complete(self, module: types.ModuleType) -> None:
+        """Called with each module that may be a target, once it is imported; does not raise."""
 
 
 class Importer:
-    """Watches imports for targets.
+    """Watches imports for targets."""
 
-    Args:
-        selection: Which modules are targets.
-        instrument: Gives the code to run instead; must not raise.
-        complete: Called with each module that may be a target, once it is imported.
-    """
-
-    def __init__(
-        self, selection: Selection, *, instrument: Instrument, complete: Callable[[types.ModuleType], None]
-    ) -> None:
-        self.selection = selection
-        self.instrument = instrument
-        self._complete = complete
+    def __init__(self, attachment: Attaches) -> None:
+        self._attachment = attachment
         self._watched: set[str] = set()
         self._plain_get_code: Any = external.SourceLoader.get_code
 
@@ -61,7 +60,7 @@ class Importer:
     def find_spec(self, name: str, path: Sequence[str] | None, target: object = None) -> None:
         """Find nothing, but have the module completed after its import."""
         try:
-            if not is_main_program(name) and self.selection.may_match(name, path):
+            if not is_main_program(name) and self._attachment.selection.may_match(name, path):
                 self._watch(name)
         except Exception:  # noqa: BLE001  # an import of the program's must not fail because of us
             return
@@ -84,7 +83,7 @@ class Importer:
 
     def _imported(self, module: types.ModuleType) -> None:
         self._watched.discard(module.__name__)  # wrapt has dropped the hook; the module may be imported anew
-        self._complete(module)
+        self._attachment.complete(module)
 
     def _get_code(self) -> Callable[[Any, str], types.CodeType]:
         plain, instrumented = self._plain_get_code, self._instrumented
@@ -100,9 +99,9 @@ class Importer:
             if type(loader).source_to_code is not external.SourceLoader.source_to_code:
                 return code  # a loader that transforms source has its own ideas of what to run
             path = loader.get_filename(name)
-            if self.selection.module(name, path) is None:
+            if self._attachment.selection.module(name, path) is None:
                 return code
-            return self.instrument([name], path, loader.get_data(path), code)
+            return self._attachment.instrument([name], path, loader.get_data(path), code)
         except Exception:  # noqa: BLE001
             return code
 
@@ -114,8 +113,8 @@ class Importer:
         """
         try:
             names = ["__main__", os.path.basename(path).removesuffix(".py")]
-            if path.endswith(".py") and os.path.isfile(path) and self.selection.module(names, path):
-                return _ScriptImporter(self, path, names)
+            if path.endswith(".py") and os.path.isfile(path) and self._attachment.selection.module(names, path):
+                return _ScriptImporter(self._attachment, path, names)
         except Exception as error:
             raise ImportError(str(error)) from error
         raise ImportError(f"{path!r} is not a script to trace")
@@ -124,8 +123,8 @@ class Importer:
 class _ScriptImporter:
     """Gives ``runpy`` the instrumented code of a script as the module ``__main__``."""
 
-    def __init__(self, importer: Importer, path: str, names: Sequence[str]) -> None:
-        self._importer, self._path, self._names = importer, path, names
+    def __init__(self, attachment: Attaches, path: str, names: Sequence[str]) -> None:
+        self._attachment, self._path, self._names = attachment, path, names
 
     def find_spec(self, name: str, target: object = None) -> ModuleSpec | None:
         return ModuleSpec(name, self, origin=self._path) if name == "__main__" else None  # type: ignore[arg-type]
@@ -135,7 +134,7 @@ class _ScriptImporter:
         with open(self._path, "rb") as file:
             source = file.read()
         plain = compile(source, self._path, "exec", dont_inherit=True)
-        script = Script(self._importer.instrument(self._names, self._path, source, plain), self._path)
+        script = Script(self._attachment.instrument(self._names, self._path, source, plain), self._path)
         return link(call(__file__), lambda mark: script.run)
 
 

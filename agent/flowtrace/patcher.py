@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import gc
 import types
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from flowtrace.constants import Raised
@@ -29,35 +29,32 @@ class Traced(NamedTuple):
         name: What it is called in events.
         file: Its source, or binary, file.
         functions: What became of each of its target functions.
-        codes: Pairs of a plain code object and its instrumented twin.
+        codes: Pairs of a plain code object and its instrumented twin, those of the module itself first.
+        names: What else rules may call it: a script's file name beside ``__main__``.
     """
 
     name: str
     file: str | None
     functions: list[Function]
     codes: Sequence[tuple[types.CodeType, types.CodeType]]
+    names: tuple[str, ...] = ()
 
 
-def switch(traced: Sequence[Traced], *, on: bool) -> int:
-    """Give all living functions of these modules their instrumented code, or their plain code.
+def assign(codes: Iterable[tuple[types.CodeType, types.CodeType]]) -> int:
+    """Give each living function whose code is the first of a pair the second instead.
+
+    A call that is under way goes on with the code it began with.
 
     Returns:
-        How many functions were switched.
+        How many functions were changed.
     """
-    twins = {
-        id(plain if on else instrumented): (instrumented if on else plain)
-        for module in traced
-        for plain, instrumented in module.codes
-    }
-    olds = [plain if on else instrumented for module in traced for plain, instrumented in module.codes]
-    switched = 0
-    for holder in gc.get_referrers(*olds) if olds else []:
-        if type(holder) is types.FunctionType and id(holder.__code__) in twins:
-            holder.__code__ = twins[id(holder.__code__)]
-            switched += 1
-    for wrapper in Wrapper.all:
-        wrapper._self_is_on = on
-    return switched
+    successors = {id(old): (old, new) for old, new in codes if old is not new}
+    changed = 0
+    for holder in gc.get_referrers(*(old for old, _ in successors.values())) if successors else []:
+        if type(holder) is types.FunctionType and id(holder.__code__) in successors:
+            holder.__code__ = successors[id(holder.__code__)][1]
+            changed += 1
+    return changed
 
 
 class Place(NamedTuple):

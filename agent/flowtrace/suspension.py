@@ -20,7 +20,7 @@ import types
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
-from flowtrace.constants import Raised
+from flowtrace.constants import SUSPENDABLE, Raised, named
 from flowtrace.recorder import Current, Flow, Functions, Recorder
 
 
@@ -108,8 +108,8 @@ def suspendable(recorder: Recorder, functions: Functions) -> Suspendable:
         finally:
             leave_any(flow, result, active_ns, ended)
 
-    enter.__module__, enter.__qualname__ = enter_any.__module__, enter_any.__qualname__
-    leave.__module__, leave.__qualname__ = leave_any.__module__, leave_any.__qualname__
+    named(enter, SUSPENDABLE + enter_any.__qualname__)
+    named(leave, SUSPENDABLE + leave_any.__qualname__)
     return Suspendable(enter, leave)
 
 
