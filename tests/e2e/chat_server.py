@@ -46,7 +46,7 @@ class ChatServer:
 
     def count_users(self, room_id: str = "general") -> int:
         """How many people the server says are in a room."""
-        return next(room["activeUsers"] for room in self.http.get("/rooms").json() if room["id"] == room_id)
+        return next(int(room["activeUsers"]) for room in self.http.get("/rooms").json() if room["id"] == room_id)
 
     def wait_until_empty(self) -> None:
         """Wait until the server has noticed that everybody has left."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Any
 
 import httpx
 from chat_server import ChatServer
@@ -69,13 +68,9 @@ def leave(name: str, terminals: dict[str, Wscat]) -> list[str]:
 
 def clean_up(chat: ChatServer) -> list[int]:
     """One connection comes and goes; returns how many users the server says there are, during and after."""
-
-    def count() -> Any:
-        return next(room["activeUsers"] for room in chat.http.get("/rooms").json() if room["id"] == "general")
-
     with Wscat(chat.url("Alice")) as alice:
         alice.wait_for("Welcome")
-        during = count()
+        during = chat.count_users()
         alice.press_ctrl_c()
-        wait_until(lambda: count() != during, "the number of users changes")
-    return [during, count()]
+        wait_until(lambda: chat.count_users() != during, "the number of users changes")
+    return [during, chat.count_users()]

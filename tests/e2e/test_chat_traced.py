@@ -18,7 +18,7 @@ from seed_session import Session, play
 from tests.plugins.chaos_server import running
 
 CONNECTED = ["Alice", "Bob", "Charlie", "Alice"]  # in the session, and once more for the clean-up
-SEED_FIELDS = {
+SEED_FIELDS: dict[str, dict[str, Any]] = {
     "ENTER": {"timestamp": int, "event": str, "thread": str, "class": str, "function": str, "args": str},
     "EXIT": {
         "timestamp": int, "event": str, "thread": str, "class": str, "function": str,
@@ -29,7 +29,14 @@ SEED_FIELDS = {
         "exception": dict, "durationMicros": int, "durationMillis": int,
     },
 }  # fmt: skip
-OUR_FIELDS = {"module": str, "traceId": str, "spanId": str, "parentId": (str, type(None)), "seq": int, "pid": int}
+OUR_FIELDS: dict[str, Any] = {
+    "module": str,
+    "traceId": str,
+    "spanId": str,
+    "parentId": (str, type(None)),
+    "seq": int,
+    "pid": int,
+}
 
 
 class Trace(NamedTuple):

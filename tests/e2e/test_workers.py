@@ -50,10 +50,9 @@ def test_reloaded_server_is_traced_again(tmp_path: Path) -> None:
     """With `--reload`, a changed file ends one traced process and starts the next; neither loses anything."""
     copy = shutil.copytree(ROOT / "sample_app", tmp_path / "app" / "sample_app").parent
     with serving(tmp_path, "--reload", "--reload-dir", str(copy), app_dir=copy) as chat:
-        first = serving_process(chat)
+        first = wait_until(lambda: serving_process(chat), "a process serves")
         change(copy / "sample_app" / "rooms.py")
-        wait_until(lambda: serving_process(chat) not in (None, first), "another process serves")
-        second = serving_process(chat)
+        second = wait_until(lambda: {serving_process(chat)} - {None, first}, "another process serves").pop()
         ended = chat.running.stop()
 
     check_conservation(ended.events)
