@@ -103,7 +103,7 @@ def viztracer() -> Finish:
 
 def opentelemetry() -> Finish:
     """A span per call with the same values as attributes, batched, to an exporter that throws them away."""
-    from opentelemetry import trace  # type: ignore[import-not-found]
+    from opentelemetry import trace
     from opentelemetry.sdk.trace import TracerProvider  # type: ignore[import-not-found]
     from opentelemetry.sdk.trace.export import (  # type: ignore[import-not-found]
         BatchSpanProcessor,
