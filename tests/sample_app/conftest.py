@@ -8,7 +8,6 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from typing import Any
 import httpx
 import pytest
 import uvicorn
+from harness import wait_until
 from starlette.websockets import WebSocket
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection, connect
@@ -29,20 +29,6 @@ from sample_app.settings import Settings
 DEADLINE_S = 10
 
 
-def _wait_until(condition: Callable[[], bool], what: str) -> None:
-    """Return as soon as the condition holds; fail after the deadline."""
-    deadline = time.monotonic() + DEADLINE_S
-    while not condition():
-        assert time.monotonic() < deadline, f"not within {DEADLINE_S} s: {what}"
-        time.sleep(0.005)
-
-
-@pytest.fixture
-def wait_until() -> Callable[[Callable[[], bool], str], None]:
-    """The function that waits for a condition with a deadline."""
-    return _wait_until
-
-
 class RunningServer:
     """The application under uvicorn in a thread, on a free port."""
 
@@ -54,7 +40,7 @@ class RunningServer:
         self._server = uvicorn.Server(uvicorn.Config(api.app, log_level="warning"))
         self._thread = threading.Thread(target=self._server.run, kwargs={"sockets": [self._socket]})
         self._thread.start()
-        _wait_until(lambda: self._server.started, "the server starts")
+        wait_until(lambda: self._server.started, "the server starts")
 
     def stop(self) -> None:
         """End the server as a signal would, and wait for it."""
@@ -92,8 +78,8 @@ class Chatter:
         with contextlib.suppress(ConnectionClosed):
             while True:
                 self.connection.recv(timeout=DEADLINE_S)
-        assert self.connection.close_code is not None
-        return self.connection.close_code, self.connection.close_reason or ""
+        assert self.connection.protocol.close_code is not None
+        return self.connection.protocol.close_code, self.connection.protocol.close_reason or ""
 
 
 class Chat:
@@ -125,7 +111,7 @@ class Chat:
 
     def wait_for_users(self, count: int, room_id: str = "general") -> None:
         """Return when so many people are in a room."""
-        _wait_until(lambda: self.count_users(room_id) == count, f"{count} users in {room_id}")
+        wait_until(lambda: self.count_users(room_id) == count, f"{count} users in {room_id}")
 
 
 @pytest.fixture(scope="session")
@@ -150,13 +136,6 @@ def start_server() -> Iterator[Callable[[], RunningServer]]:
 
 
 @pytest.fixture
-def port() -> int:
-    """A port that is free."""
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        return int(probe.getsockname()[1])
-
-
-@pytest.fixture
 def start_process(tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[bytes]]]:
     """A way to start a server process and wait until it listens."""
     log = tmp_path / "server.log"  # a pipe that nobody empties would stop the server after 64 KiB
@@ -174,7 +153,7 @@ def start_process(tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[byt
                 )
             )
             stack.callback(process.kill)
-            _wait_until(lambda: "running on" in log.read_text(), "the server process starts")
+            wait_until(lambda: "running on" in log.read_text(), "the server process starts")
             return process
 
         yield run

@@ -59,10 +59,10 @@ def many_files() -> Iterator[None]:
 @pytest.mark.usefixtures("many_files")
 @pytest.mark.parametrize("room_count", [1, 50])
 @pytest.mark.parametrize("count", [100, 1000])
-def test_everyone_hears_everything_in_order(start_process, port, wait_until, count, room_count) -> None:
+def test_everyone_hears_everything_in_order(start_process, free_port, wait_until, count, room_count) -> None:
     """All connections are served at once, each hears its room's speaker in order, and all are counted down after."""
-    start_process("sample_app", CHAT_PORT=str(port))
-    with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60) as http:
+    start_process("sample_app", CHAT_PORT=str(free_port))
+    with httpx.Client(base_url=f"http://127.0.0.1:{free_port}", timeout=60) as http:
         room_ids = ["general"]
         for number in range(1, room_count):
             room_ids.append(http.post("/rooms", json={"name": f"Room {number}"}).json()["id"])

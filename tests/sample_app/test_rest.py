@@ -63,13 +63,6 @@ def test_body_that_is_no_json_is_answered_in_the_same_shape(chat, body) -> None:
     assert [type(error) for error in response.json()["errors"]] == [str]
 
 
-def test_body_without_its_type_is_not_taken_for_json(chat) -> None:
-    """A body that is not declared as JSON is refused rather than guessed at."""
-    response = chat.http.post("/rooms", content=b'{"name": "Tech Talk"}')
-
-    assert (response.status_code, response.json()) == (400, {"errors": ["Request body must be a JSON object"]})
-
-
 def test_simultaneous_requests_make_one_room(chat) -> None:
     """Of many requests for one name at the same time, one wins and the others hear that it exists."""
     with ThreadPoolExecutor(12) as pool:

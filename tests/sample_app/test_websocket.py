@@ -88,7 +88,7 @@ def test_everyone_leaves_when_the_server_ends(restrict, start_server) -> None:
         server.stop()
 
     assert api.rooms.list_rooms()[0].active_users == 0
-    assert (alice.close_code, bob.close_code) == (1012, 1012)
+    assert (alice.protocol.close_code, bob.protocol.close_code) == (1012, 1012)
 
 
 def test_messages_stay_in_their_room(chat) -> None:

@@ -8,7 +8,6 @@ import shutil
 import subprocess
 import threading
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import pytest
 
@@ -75,9 +74,10 @@ class Terminal:
 
 
 @pytest.fixture(scope="session")
-def wscat(request: pytest.FixtureRequest) -> str:
+def wscat(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> str:
     """The wscat on PATH, or one that npm installs once into pytest's cache."""
-    folder = Path(request.config.cache.mkdir("wscat"))
+    cache = getattr(request.config, "cache", None)  # absent under -p no:cacheprovider
+    folder = cache.mkdir("wscat") if cache else tmp_path_factory.mktemp("wscat")
     command = shutil.which("wscat") or shutil.which("wscat", path=str(folder / "node_modules" / ".bin"))
     if command is None:
         npm = shutil.which("npm") or pytest.fail(
@@ -89,13 +89,15 @@ def wscat(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture
-def open_terminal(wscat: str, start_process: Callable[..., object], port: int) -> Iterator[Callable[[str], Terminal]]:
+def open_terminal(
+    wscat: str, start_process: Callable[..., object], free_port: int
+) -> Iterator[Callable[[str], Terminal]]:
     """A way to connect to a running chat from a terminal of one's own."""
-    start_process("sample_app", CHAT_PORT=str(port))
+    start_process("sample_app", CHAT_PORT=str(free_port))
     with contextlib.ExitStack() as stack:
 
         def connect(username: str) -> Terminal:
-            terminal = Terminal(wscat, "-c", f"ws://localhost:{port}/ws/general/{username}")
+            terminal = Terminal(wscat, "-c", f"ws://localhost:{free_port}/ws/general/{username}")
             stack.callback(terminal.close)
             return terminal
 
