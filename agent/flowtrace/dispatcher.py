@@ -17,7 +17,7 @@ from typing import Any
 
 import orjson
 
-from flowtrace.events import STATEMENT, Batch, Lines, Record
+from flowtrace.events import ENTER, EXCEPTION, EXIT, STATEMENT, Batch, Lines, Record
 from flowtrace.lane import Chunk, Lane, Loss, Losses
 from flowtrace.recorder import RECORD_BYTES, Recorder
 
@@ -46,6 +46,7 @@ class Dispatcher:
         self._is_running = False
         self._reported_loss = (0, 0, time.monotonic_ns())
         self._losses = Losses()  # common to all lanes
+        self._open_calls = 0
         self.lanes: Sequence[Lane] = ()
         self.after_turn: Callable[[], None] = lambda: None
 
@@ -131,6 +132,7 @@ class Dispatcher:
             try:
                 lines.append(self._lines.line(record))
                 sent.append(record)
+                self._open_calls += _OPENS[record[0]]
             except Exception:
                 self._losses.add("could not be encoded", 1)
                 if self._recorder.state.strict:
@@ -189,6 +191,7 @@ class Dispatcher:
             recorded=seq - state.first,
             delivered={lane.name: lane.delivered for lane in self.lanes},
             lost={lane.name: lane.losses.events + lane.waiting + lost for lane in self.lanes},
+            openCalls=self._open_calls,
             skippedCalls=state.skipped_calls,
             suppressedCalls=state.suppressed_calls,
             failures=state.failures,
@@ -199,6 +202,9 @@ class Dispatcher:
         text = orjson.dumps(fields, default=str)[1:-1]
         recorder.state.queued_bytes += len(text) + RECORD_BYTES
         recorder.queue.append((STATEMENT, name, seq, recorder.clock(), recorder.thread().id, text))
+
+
+_OPENS = {ENTER: 1, EXIT: -1, EXCEPTION: -1, STATEMENT: 0}
 
 
 def _size(record: Record) -> int:

@@ -9,7 +9,7 @@ import types
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from flowtrace.agent import COMMON_CONSTANTS
+from flowtrace.attachment import COMMON_CONSTANTS
 from flowtrace.events import ENTER, EXCEPTION, Record
 from flowtrace.instrument import Function, Rewritten, link, rewrite
 from flowtrace.recorder import Encodes, Recorder, Target
