@@ -94,7 +94,7 @@ def test_server_ends_and_logs_as_it_does_untraced(played: dict[str, Played]) -> 
     assert traced.returncode == untraced.returncode
     assert [re.sub(r"\d+", "N", line) for line in said] == [
         "flowtrace: chat, pid N: N functions in N modules traced, to file"
-    ]
+    ], traced.stderr
     assert log(traced) == log(untraced)
 
 
