@@ -1,0 +1,53 @@
+"""What a run's traces say: which functions were attached and how, how many calls, and whether the agent failed."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any, NamedTuple
+
+
+class Traced(NamedTuple):
+    """The sum over all processes of a run.
+
+    Attributes:
+        functions: Of the target modules, how many are traced in each way.
+        reasons: Of those that are not traced, how many for each reason.
+        calls: How many calls were recorded, delivered or not.
+        delivered: How many of them are in the files.
+        failures: How many of its own errors the agent counted.
+    """
+
+    functions: Counter[str]
+    reasons: Counter[str]
+    calls: int
+    delivered: int
+    failures: int
+
+
+def read(folder: Path) -> Traced:
+    """Sum up the trace files in ``folder``; a module that several processes import counts once."""
+    modules: dict[str, list[dict[str, Any]]] = {}
+    calls = delivered = failures = 0
+    for path in sorted(folder.glob("*.jsonl")):
+        with open(path, "rb") as file:
+            for line in file:
+                event = line[:64].partition(b'"event":"')[2].partition(b'"')[0]
+                if event == b"ENTER":
+                    delivered += 1
+                elif event == b"ATTACH":
+                    attached = json.loads(line)
+                    modules[attached["module"]] = attached["functions"]
+                elif event == b"STOP":
+                    stop = json.loads(line)
+                    calls += stop["recorded"] // 2
+                    failures += stop["failures"]
+    functions = [function for each in modules.values() for function in each]
+    return Traced(
+        functions=Counter(function["how"] for function in functions),
+        reasons=Counter(function["reason"] for function in functions if function["how"] == "not traced"),
+        calls=max(calls, delivered),
+        delivered=delivered,
+        failures=failures,
+    )
