@@ -23,7 +23,7 @@ LAYERS = {  # a module imports from its own layer and from those above it in thi
     ],
     "engines": ["recorder", "suspension", "lane", "dispatcher", "plugins"],
     "import": ["patcher", "importer"],
-    "root": ["announcement", "attachment", "agent"],
+    "root": ["announcement", "attachment", "control", "agent"],
     "edges": ["testing", "boot", "cli"],
 }  # fmt: skip
 RANKS = {module: rank for rank, modules in enumerate(LAYERS.values()) for module in modules}

@@ -19,10 +19,12 @@ from typing import Any
 import orjson
 
 from flowtrace import constants
-from flowtrace.announcement import Announcement, Warnings
+from flowtrace.announcement import Announcement, Warnings, plural
 from flowtrace.attachment import Attachment
 from flowtrace.config import Resolved
+from flowtrace.control import Control, Request
 from flowtrace.dispatcher import Dispatcher
+from flowtrace.errors import ConfigError
 from flowtrace.events import SCHEMA_VERSION, Described, Ids, Lines
 from flowtrace.hooks import SinkContext
 from flowtrace.importer import Importer
@@ -80,19 +82,57 @@ class Agent:
         """Deliver what there is; at most ``flush.shutdown_timeout``. A second call does nothing."""
         self._announcement.at_exit()
         self._dispatcher.stop(self._config.flush.shutdown_timeout.seconds)
+        self._control.close()
 
     def switch(self, *, on: bool) -> int:
         """Record calls or not, from now on; returns how many functions were switched."""
+        switched = self.attachment.switch(on=on)
         self._limit()
-        if not on:
-            self.recorder.state.rate = -1.0  # for bodies under way that still make functions with instrumented code
-        return self.attachment.switch(on=on)
+        return switched
+
+    def reload(self, resolved: Resolved) -> int:
+        """Put another configuration in force; returns how many functions got other code.
+
+        Raises:
+            ConfigError: it cannot be used, or changes what only a start can; nothing was changed.
+        """
+        fixed = ("service", "sinks", "flush", "values")
+        for key in fixed:
+            if getattr(resolved.config, key) != getattr(self._config, key):
+                raise ConfigError("cannot be changed without a restart; the old configuration stays", key=key)
+        changed = self.attachment.reload(resolved.config, project=resolved.project)
+        self._config = resolved.config
+        self._limit()
+        return changed
+
+    def _execute(self, request: Request) -> str:
+        """Carry out a request of ``flowtrace ctl``."""
+        pid = os.getpid()
+        if request.command == "reload":
+            if request.resolved is None:
+                raise ConfigError("no configuration came with the request")
+            return f"pid {pid}: reloaded, {plural(self.reload(request.resolved), 'function')} changed"
+        if request.command == "status":
+            return f"pid {pid}: {self._status()}"
+        switched = self.switch(on=request.command == "on")
+        return f"pid {pid}: {request.command}, {plural(switched, 'function')} switched"
+
+    def _status(self) -> str:
+        modules = self.attachment.modules.values()
+        functions = sum(len(traced.functions) for traced in modules)
+        lanes = (
+            f"{lane.name} {lane.delivered} delivered, {lane.losses.events} lost, {lane.waiting} waiting"
+            for lane in self._dispatcher.lanes
+        )
+        state = "on" if self.attachment.is_on else "off"
+        return f"{state}, {plural(functions, 'function')} in {plural(len(modules), 'module')}; {'; '.join(lanes)}"
 
     def _limit(self) -> None:
         state, queue = self.recorder.state, self._config.queue
         state.max_events, state.max_bytes = queue.max_events, queue.max_bytes // 2  # the lanes have the other half
         state.wake_at = queue.max_events // 2
-        state.rate = self._config.sampling.rate
+        # switched off, bodies under way may still make functions that have instrumented code: they begin no trace
+        state.rate = self._config.sampling.rate if self.attachment.is_on else -1.0
         state.block_ns = queue.block_timeout if queue.overflow == "block" else 0
         state.task_name = _task_name(state)
 
@@ -116,13 +156,18 @@ class Agent:
             warnings=self.warnings,
             is_importing=lambda: self._importer.is_importing,
         )
-        self._dispatcher.after_turn = self._announcement.when_settled
+        self._control = Control(self._execute)
+        self._dispatcher.after_turn = self._after_turn
         self._say_start(names)
         try:
             self._dispatcher.start(lanes)
         except RuntimeError as error:
             recorder.state.max_events = -1
             self.warnings.warn(f"pid {os.getpid()} is not traced: {error}")
+
+    def _after_turn(self) -> None:
+        self._announcement.when_settled()
+        self._control.look()
 
     def _lanes(self) -> list[Lane]:
         config, dispatcher = self._config, self._dispatcher

@@ -15,7 +15,7 @@ from typing import Any
 from flowtrace import constants, suspension
 from flowtrace.config import Capture, Config, Rule
 from flowtrace.importer import is_main_program
-from flowtrace.instrument import Function, Kind, Mark, link, pairs, rewrite
+from flowtrace.instrument import Function, Kind, Mark, graft, link, pairs, rewrite
 from flowtrace.patcher import WILDCARDS, Place, Traced, Wrapper, assign, places, wrap
 from flowtrace.recorder import Functions, Recorder, Target
 from flowtrace.redaction import Redactor
@@ -208,7 +208,7 @@ class Attachment:
             def constant(mark: Mark) -> object:
                 return COMMON_CONSTANTS.get(mark.part) or getattr(made[mark.function], mark.part)
 
-            codes = list(pairs(plain, link(rewritten.code, constant)))
+            codes = list(pairs(plain, graft(plain, link(rewritten.code, constant))))
         except Exception as error:  # noqa: BLE001
             self._failed(f"{path}: not traced", error)
             return None

@@ -21,6 +21,7 @@ from flowtrace.events import ENTER, EXCEPTION, EXIT, STATEMENT, Batch, Lines, Re
 from flowtrace.lane import Chunk, Lane, Loss, Losses
 from flowtrace.recorder import RECORD_BYTES, Recorder
 
+MOST_TURN_S = 0.5  # however rarely events are flushed, requests from outside are looked for
 BATCH_EVENTS = 2_048  # a batch is handed on when it has so many events
 RESERVE_S = 0.25  # of the time for shutdown, kept for the STOP event and for closing the sinks
 
@@ -37,7 +38,7 @@ class Dispatcher:
 
     def __init__(self, recorder: Recorder, lines: Lines, *, run: str, interval_ns: int) -> None:
         self._recorder, self._lines = recorder, lines
-        self._interval_s = interval_ns / 1e9
+        self._interval_s = min(interval_ns / 1e9, MOST_TURN_S)
         self._name = f"{run}-{os.getpid()}-"
         self._numbers = itertools.count()
         self._wakeup: _queue.SimpleQueue[None] = _queue.SimpleQueue()

@@ -123,6 +123,19 @@ def link(code: types.CodeType, constant: Callable[[Mark], object]) -> types.Code
     return with_exit_lines(linked) if enters else linked
 
 
+def graft(plain: types.CodeType, code: types.CodeType) -> types.CodeType:
+    """``code`` in which every function that equals its plain twin is that very object.
+
+    Raises:
+        InstrumentError: they are not versions of the same source.
+    """
+    if plain == code:
+        return plain
+    twins = iter(_inner(plain, code))
+    consts = (graft(*next(twins)) if type(value) is types.CodeType else value for value in code.co_consts)
+    return code.replace(co_consts=tuple(consts))
+
+
 def call(filename: str) -> types.CodeType:
     """Marked code of a module that is one call of the mark ``run``, on a line of its own."""
     statement = _at(ast.Expr(_call("run", 0)), 1)
@@ -137,12 +150,16 @@ def pairs(one: types.CodeType, other: types.CodeType) -> Iterator[tuple[types.Co
         InstrumentError: they are not versions of the same source.
     """
     yield one, other
+    for first, second in _inner(one, other):
+        yield from pairs(first, second)
+
+
+def _inner(one: types.CodeType, other: types.CodeType) -> list[tuple[types.CodeType, types.CodeType]]:
     inner = [[value for value in code.co_consts if type(value) is types.CodeType] for code in (one, other)]
     names = [[(code.co_name, code.co_firstlineno) for code in codes] for codes in inner]
     if names[0] != names[1]:
         raise InstrumentError(f"{one.co_filename}: the functions in {one.co_name} differ from those of its source")
-    for first, second in zip(*inner, strict=True):
-        yield from pairs(first, second)
+    return list(zip(*inner, strict=True))
 
 
 @contextlib.contextmanager

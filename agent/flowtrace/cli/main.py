@@ -12,6 +12,7 @@ from flowtrace.errors import FlowtraceError
 
 COMMANDS = {
     "check": "show what would be traced, rule by rule, without running the program",
+    "ctl": "switch the tracing of a running process off and on, or reload its configuration",
     "schema": "print the JSON Schema of the configuration, for editors",
 }
 
