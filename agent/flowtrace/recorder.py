@@ -20,6 +20,7 @@ import itertools
 import random
 import sys
 import time
+import types
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol, TypeAlias
 
@@ -32,6 +33,7 @@ Flow: TypeAlias = tuple[Any, ...]
 LOST: Current = ("lost", 0)
 SKIPPED: Current = ("skipped", 0)
 
+MAX_UNTRACED_FRAMES = 16  # between two traced ones, for an exception to be known again
 RECORD_BYTES = 420  # of a record beside its payload: the tuple and its ints, measured with sys.getsizeof
 
 
@@ -91,6 +93,15 @@ class State:
         self.strict = False  # our own tests: internal errors are raised
 
 
+class Unwinding(NamedTuple):
+    """An exception that has left a traced call: ids of it and of its traceback, the code it left, and its JSON."""
+
+    error: int
+    traceback: int
+    code: types.CodeType
+    payload: bytes
+
+
 class Thread:
     """What the recorder knows of one thread."""
 
@@ -100,7 +111,7 @@ class Thread:
         self.id = _thread.get_native_id()
         self.busy = False  # true while the agent's own code runs: calls made then are not recorded
         self.awaiter: Any = None  # an `Awaiter`, see suspension
-        self.raised: tuple[int, int, bytes] | None = None  # the last exception: its id, its traceback's, its JSON
+        self.raised: Unwinding | None = None  # the exception that is leaving calls
 
 
 class Recorder:
@@ -161,6 +172,7 @@ class Recorder:
                     state.suppressed_calls += 1
                     return None
                 me.busy = True
+                me.raised = None
                 above = current()
                 if above is None:
                     if state.rate < 1.0 and random.random() >= state.rate:
@@ -222,7 +234,7 @@ class Recorder:
                 return
             above, span, trace, parent, started, task = flow
             now, kind, payload = started, EXIT, NO_RESULT
-            me, busy = None, False
+            me, busy, seq = None, False, -1
             try:
                 now = clock()
                 set_current(above)
@@ -234,17 +246,19 @@ class Recorder:
                     payload = _same_exception(me, error) or _new_exception(me, error, encode_exception)
                 elif span >= state.first:
                     payload = encode_result(None if ended else result)
+                if span >= state.first:
+                    seq = next_seq()
             except BaseException as error:  # noqa: BLE001
                 failed(error)
-            finally:
+            finally:  # after each call a signal handler may raise: so the guard goes first, and one call does the rest
+                if me is not None:
+                    me.busy = busy
                 if span >= state.first:
                     state.queued_bytes += len(payload) + RECORD_BYTES
                     push((
-                        kind, index, next_seq(), now, me.id if me else 0, task, trace, parent,
+                        kind, index, next_seq() if seq < 0 else seq, now, me.id if me else 0, task, trace, parent,
                         payload, span, now - started, active_ns, ended,
                     ))  # fmt: skip
-                if me is not None:
-                    me.busy = busy
 
         def name(part: str) -> str:
             return name_of(part, target.module, target.qualname, target.line)
@@ -284,16 +298,22 @@ def _no_result(_: object) -> bytes:
 
 
 def _same_exception(me: Thread, error: BaseException | None) -> bytes | None:
-    """What was encoded for this exception when it left an inner call: a deep unwinding walks no traceback twice."""
-    if me.raised is None or error is None or me.raised[0] != id(error):
+    """What was encoded for this exception when it left an inner call: a deep unwinding walks no traceback twice.
+
+    Ids alone do not tell, for addresses are used again: the inner call's entry has to be in the traceback, behind
+    that of the frame that is left now, with the same code; and no call was made in between.
+    """
+    raised = me.raised
+    if raised is None or error is None or raised.error != id(error):
         return None
-    traceback = error.__traceback__
-    for _ in range(16):
-        if traceback is None:
+    first = error.__traceback__
+    traceback = first.tb_next if first else None
+    for _ in range(MAX_UNTRACED_FRAMES):
+        if traceback is None or first is None:
             return None
-        if id(traceback) == me.raised[1]:
-            me.raised = (me.raised[0], id(error.__traceback__), me.raised[2])
-            return me.raised[2]
+        if id(traceback) == raised.traceback and traceback.tb_frame.f_code is raised.code:
+            me.raised = raised._replace(traceback=id(first), code=first.tb_frame.f_code)
+            return raised.payload
         traceback = traceback.tb_next
     return None
 
@@ -302,7 +322,8 @@ def _new_exception(me: Thread, error: BaseException | None, encode: Callable[[Ba
     if error is None:
         return b"null"
     payload = encode(error)
-    me.raised = (id(error), id(error.__traceback__), payload)
+    first = error.__traceback__
+    me.raised = Unwinding(id(error), id(first), first.tb_frame.f_code, payload) if first else None
     return payload
 
 
