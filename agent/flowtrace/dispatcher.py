@@ -10,6 +10,7 @@ import _queue
 import _thread
 import contextlib
 import itertools
+import json
 import os
 import time
 from collections.abc import Callable, Sequence
@@ -80,7 +81,7 @@ class Dispatcher:
             name: START, ATTACH, LOSS or STOP.
             fields: What it says, in this order, as JSON values.
         """
-        self._push(name, next(self._recorder.seq), **fields)
+        self._push(name, None, **fields)
 
     def stop(self, timeout_s: float) -> None:
         """Deliver what is there, tell each sink the totals in a STOP event, and close the sinks.
@@ -92,6 +93,10 @@ class Dispatcher:
             return
         self._is_running = False
         self._stop_at = time.monotonic() + timeout_s
+        state = self._recorder.state
+        state.max_events, state.rate = -1, -1.0  # what is called from here on is not recorded
+        for lane in self.lanes:
+            lane.block_until(self._stop_at - min(RESERVE_S, timeout_s / 4))
         self._wakeup.put(None)
         self._ended.acquire(timeout=timeout_s)
 
@@ -122,9 +127,9 @@ class Dispatcher:
 
     def _drain(self) -> None:
         queue = self._recorder.queue
-        while queue:
-            records = [queue.popleft() for _ in range(min(len(queue), BATCH_EVENTS))]
-            self._send(records)
+        waiting = len(queue)  # and no more: a program that records as fast as this thread encodes must not keep it here
+        for done in range(0, waiting, BATCH_EVENTS):
+            self._send([queue.popleft() for _ in range(min(waiting - done, BATCH_EVENTS))])
 
     def _send(self, records: list[Record]) -> None:
         lines: list[bytes] = []
@@ -167,13 +172,11 @@ class Dispatcher:
 
     def _finish(self) -> None:
         deadline = self._stop_at or time.monotonic()
-        state = self._recorder.state
-        state.max_events, state.rate = -1, -1.0  # what is called from here on is not recorded
-        self._turn()
-        self._drain()  # the LOSS events
         reserve = min(RESERVE_S, (deadline - time.monotonic()) / 4)
-        for lane in self.lanes:
-            lane.wait_idle(deadline - reserve)
+        for _ in range(2):  # again for LOSS events, and for calls that ended while a slow sink was waited for
+            self._turn()
+            for lane in self.lanes:
+                lane.wait_idle(deadline - reserve)
         self._say_stop()
         self._drain()
         for lane in self.lanes:
@@ -184,25 +187,34 @@ class Dispatcher:
     def _say_stop(self) -> None:
         """STOP: for each sink, all events recorded before this one are either delivered or lost."""
         recorder, state = self._recorder, self._recorder.state
-        lost = self._losses.events + state.lost_events
         seq = next(recorder.seq)
+        recorded = seq - state.first
+        delivered = {lane.name: lane.delivered for lane in self.lanes}
         self._push(
             "STOP",
             seq,
-            recorded=seq - state.first,
-            delivered={lane.name: lane.delivered for lane in self.lanes},
-            lost={lane.name: lane.losses.events + lane.waiting + lost for lane in self.lanes},
+            recorded=recorded,
+            delivered=delivered,
+            lost={name: recorded - events for name, events in delivered.items()},
             openCalls=self._open_calls,
             skippedCalls=state.skipped_calls,
             suppressedCalls=state.suppressed_calls,
             failures=state.failures,
         )
 
-    def _push(self, name: str, seq: int, **fields: Any) -> None:
+    def _push(self, name: str, seq: int | None, **fields: Any) -> None:
         recorder = self._recorder
-        text = orjson.dumps(fields, default=str)[1:-1]
+        text = _json(fields)[1:-1]
         recorder.state.queued_bytes += len(text) + RECORD_BYTES
+        seq = next(recorder.seq) if seq is None else seq
         recorder.queue.append((STATEMENT, name, seq, recorder.clock(), recorder.thread().id, text))
+
+
+def _json(fields: dict[str, Any]) -> bytes:
+    try:
+        return orjson.dumps(fields, default=str)
+    except TypeError:  # lone surrogates, as in the name of a file that is not UTF-8
+        return json.dumps(fields, default=str, ensure_ascii=False).encode("utf-8", "replace")
 
 
 _OPENS = {ENTER: 1, EXIT: -1, EXCEPTION: -1, STATEMENT: 0}

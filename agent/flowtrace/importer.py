@@ -45,6 +45,8 @@ class Importer:
 
     def install(self) -> None:
         """Open the three doors."""
+        if self._attachment.selection.wants_standard_library:
+            import wrapt.importer  # noqa: F401  # imports some of it: not in the middle of the program's own import
         sys.meta_path.insert(0, self)
         _set_get_code(_as_importlib(self._get_code()))
         sys.path_hooks.insert(0, self._script_importer)

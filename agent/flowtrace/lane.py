@@ -27,6 +27,8 @@ TRIES = 3  # of a batch that a sink fails to take for no stated reason
 FAILED_BATCHES = 5  # in a row, then the sink is left out for a while
 LEFT_OUT_S = 30.0
 IDLE_FLUSH_S = 1.0
+MAX_RETRY_AFTER_S = 300.0
+POLL_S = 0.002
 BACKOFF_BASE_S, BACKOFF_CAP_S = 0.1, 30.0
 
 
@@ -36,6 +38,9 @@ class Chunk(NamedTuple):
     batch: Batch
     records: list[Record]
     size: int
+
+
+HURRY = Chunk(Batch("", []), [], 0)  # asks a lane to hand on what it has joined so far
 
 
 class Loss(NamedTuple):
@@ -103,6 +108,7 @@ class Lane:
         self._offered_bytes = self._done_bytes = self._offered = self._done = 0
         self._dropped: collections.OrderedDict[int, None] = collections.OrderedDict()
         self._stop_at: float | None = None
+        self._block_until = float("inf")
         self._stopping = _thread.allocate_lock()
         self._ended = _thread.allocate_lock()
         self._is_open = False
@@ -122,8 +128,9 @@ class Lane:
 
     def offer(self, chunk: Chunk) -> None:
         """Queue ``chunk`` for the sink, or as much of it as there is room for."""
-        if self._is_full(chunk.size) and self._blocks:
-            self._wait_until(lambda: not self._is_full(chunk.size), deadline=None)
+        if self._blocks:
+            while self._is_full(chunk.size) and time.monotonic() < self._block_until:
+                time.sleep(POLL_S)
         if self._dropped or self._is_full(chunk.size):
             kept = self._admitted(chunk)
             if not kept.batch.lines:
@@ -133,6 +140,10 @@ class Lane:
         self._offered += len(chunk.batch)
         self._inbox.put(chunk)
 
+    def block_until(self, deadline: float) -> None:
+        """From ``deadline`` (``time.monotonic()``) on, drop rather than wait for room."""
+        self._block_until = deadline
+
     def finish(self, deadline: float) -> None:
         """Ask the lane to deliver what it has by ``deadline`` (``time.monotonic()``)."""
         self._stop_at = deadline
@@ -141,7 +152,10 @@ class Lane:
 
     def wait_idle(self, deadline: float) -> bool:
         """Wait until all that was offered is delivered or counted as lost."""
-        return self._wait_until(lambda: not self.waiting, deadline=deadline)
+        self._inbox.put(HURRY)
+        while self.waiting and time.monotonic() < deadline:
+            time.sleep(POLL_S)
+        return not self.waiting
 
     def wait_ended(self, deadline: float) -> bool:
         """Wait until the sink is closed and the thread gone."""
@@ -160,15 +174,6 @@ class Lane:
     def _is_full(self, size: int) -> bool:
         waiting = self._offered_bytes - self._done_bytes
         return waiting > 0 and waiting + size > self._max_bytes
-
-    def _wait_until(self, condition: Callable[[], bool], *, deadline: float | None) -> bool:
-        while not condition():
-            if deadline is not None and time.monotonic() >= deadline:
-                return False
-            if deadline is None and self._stop_at is not None:
-                return False
-            time.sleep(0.002)
-        return True
 
     def _admitted(self, chunk: Chunk) -> Chunk:
         """The part of a chunk that may pass: no ENTER while there is no room, nothing below one that was dropped."""
@@ -216,6 +221,8 @@ class Lane:
         """The chunks of the inbox, joined as the sink's ``batching`` asks; ends when the lane is to finish."""
         batching: Batching | None = getattr(self.sink, "batching", None)
         while (chunk := self._next()) is not None:
+            if chunk is HURRY:
+                continue
             if batching is None:
                 yield chunk
                 continue
@@ -226,14 +233,14 @@ class Lane:
                     following = self._inbox.get(timeout=wait)
                 except _queue.Empty:
                     break
-                if following is None or size + following.size > batching.max_bytes:
+                if following is None or following is HURRY or size + following.size > batching.max_bytes:
                     break
                 joined.append(following)
                 size += following.size
             yield from self._joined(joined)
             if following is None:
                 return
-            if following is not joined[-1]:
+            if following is not joined[-1] and following is not HURRY:
                 yield following
 
     def _next(self) -> Chunk | None:
@@ -248,7 +255,7 @@ class Lane:
         try:
             self.sink.flush()
         except BaseException as error:  # noqa: BLE001
-            self._warn(f"sink {self.name}: {type(error).__name__}: {error}")
+            self._warn(f"sink {self.name}: {_said(error)}")
 
     def _joined(self, chunks: list[Chunk]) -> Iterator[Chunk]:
         if len(chunks) == 1:
@@ -277,9 +284,9 @@ class Lane:
             try:
                 self._write(batch)
             except SinkError as error:
-                problem, retry, after = str(error), error.retry, error.retry_after_s
+                problem, retry, after = _said(error), error.retry, error.retry_after_s
             except BaseException as error:  # noqa: BLE001  # a plugin may raise anything, SystemExit included
-                problem, retry, after = f"{type(error).__name__}: {error}", tries < TRIES, None
+                problem, retry, after = _said(error), tries < TRIES, None
             else:
                 self._failed_in_a_row = 0
                 return ""
@@ -297,7 +304,10 @@ class Lane:
 
     def _may_try_again(self, tries: int, after_s: float | None) -> bool:
         """Wait before the next try, with full jitter; False when the time for retries is over."""
-        delay = after_s if after_s is not None else random.uniform(0, min(BACKOFF_CAP_S, BACKOFF_BASE_S * 2**tries))
+        if after_s is None:
+            delay = random.uniform(0, min(BACKOFF_CAP_S, BACKOFF_BASE_S * 2 ** min(tries, 10)))
+        else:
+            delay = min(max(0.0, after_s), MAX_RETRY_AFTER_S)  # 0.0 first: so not-a-number is 0
         if self._stop_at is None:
             if self._stopping.acquire(timeout=delay):
                 self._stopping.release()
@@ -318,4 +328,12 @@ class Lane:
         try:
             self.sink.close(self._stop_at or time.monotonic())
         except BaseException as error:  # noqa: BLE001
-            self._warn(f"sink {self.name}: did not close: {type(error).__name__}: {error}")
+            self._warn(f"sink {self.name}: did not close: {_said(error)}")
+
+
+def _said(error: BaseException) -> str:
+    """What an exception says; a plugin's may fail even at that."""
+    try:
+        return str(error) if isinstance(error, SinkError) else f"{type(error).__name__}: {error}"
+    except BaseException:  # noqa: BLE001
+        return type(error).__name__

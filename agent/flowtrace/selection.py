@@ -12,6 +12,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterable, Sequence
+from importlib.machinery import all_suffixes
 from typing import NamedTuple
 
 from flowtrace.config import Config, Rule
@@ -21,6 +22,7 @@ PROJECT = "@project"
 # The agent never traces itself, nor the libraries that its hot path runs on.
 OWN_MODULES = ("flowtrace", "flowtrace_plugins", "sitecustomize", "usercustomize")
 
+SUFFIXES = all_suffixes()
 ENVIRONMENT_FOLDERS = frozenset({"site-packages", "dist-packages", "node_modules", ".tox", ".nox", ".venv", ".git"})
 
 
@@ -50,6 +52,13 @@ class Selection:
         self._rules = [(rule, globs(rule.modules), _functions(rule)) for rule in config.targets]
         self._wants_project = any(PROJECT in rule.modules for rule in config.targets)
         self._in_project: Callable[[str], bool] = functools.lru_cache(maxsize=4096)(self._is_project_file)
+
+    @property
+    def wants_standard_library(self) -> bool:
+        """Whether a rule names modules that Python itself brings."""
+        patterns = (pattern for rule, _, _ in self._rules for pattern in rule.modules)
+        matches = globs(pattern.partition(".")[0] for pattern in patterns)
+        return any(map(matches, sys.stdlib_module_names))
 
     def may_match(self, name: str, path: Iterable[str] | None) -> bool:
         """Whether the module ``name``, searched in the folders ``path``, may turn out to be a target.
@@ -83,10 +92,13 @@ class Selection:
     def _is_in_folders(self, name: str, path: Iterable[str]) -> bool:
         leaf = name.rpartition(".")[2]
         for folder in path:
-            if type(folder) is str and self._in_project(os.path.abspath(folder)):
-                stem = os.path.join(folder, leaf)
-                if os.path.isdir(stem) or any(os.path.isfile(stem + suffix) for suffix in (".py", ".pyc", ".so")):
-                    return True
+            if type(folder) is not str:
+                continue
+            stem = os.path.join(os.path.abspath(folder), leaf)
+            if os.path.isdir(stem) and self._in_project(stem):
+                return True  # a package is where its folder is
+            if self._in_project(os.path.dirname(stem)) and any(os.path.isfile(stem + suffix) for suffix in SUFFIXES):
+                return True
         return False
 
     def _is_project_file(self, folder: str) -> bool:
@@ -121,5 +133,5 @@ def _functions(rule: Rule) -> Callable[[str], bool]:
 
 
 def _is_environment(folder: str) -> bool:
-    markers = ("pyvenv.cfg", "conda-meta")
-    return folder == os.path.realpath(sys.prefix) or any(os.path.exists(os.path.join(folder, m)) for m in markers)
+    is_library = folder in (os.path.realpath(sys.prefix), os.path.realpath(os.path.dirname(os.__file__)))
+    return is_library or any(os.path.exists(os.path.join(folder, marker)) for marker in ("pyvenv.cfg", "conda-meta"))

@@ -109,7 +109,9 @@ def _as_json(report: Sequence[Matches]) -> dict[str, Any]:
 
 
 def _attached(files: Sequence[str]) -> dict[str, set[str]]:
-    """By module, the functions that the ATTACH events of these traces name as traced.
+    """By module, and by its file, the functions that the ATTACH events of these traces name as traced.
+
+    A script is ``__main__`` in its events, and has another name here: so the file counts too.
 
     Raises:
         FlowtraceError: a file cannot be read.
@@ -118,23 +120,33 @@ def _attached(files: Sequence[str]) -> dict[str, set[str]]:
     for file in files:
         try:
             with open(file, "rb") as stream:
-                lines = [line for line in stream if b'"event":"ATTACH"' in line]
+                events = [event for line in stream if (event := _attach_event(line))]
         except OSError as error:
             raise FlowtraceError(f"{file}: {error.strerror}") from error
-        for line in lines:
-            event = orjson.loads(line)
+        for event in events:
             traced = {each["name"] for each in event["functions"] if each["how"] != "not traced"}
-            attached.setdefault(event["module"], set()).update(traced)
+            for key in (event["module"], os.path.realpath(event["file"] or event["module"])):
+                attached.setdefault(key, set()).update(traced)
     return attached
+
+
+def _attach_event(line: bytes) -> dict[str, Any] | None:
+    if b'"event":"ATTACH"' not in line:
+        return None
+    try:
+        event: dict[str, Any] = orjson.loads(line)
+    except orjson.JSONDecodeError:
+        return None  # torn, by a crash
+    return event if event.get("event") == "ATTACH" else None
 
 
 def _missing(report: Sequence[Matches], attached: dict[str, set[str]]) -> Iterator[dict[str, Any]]:
     for module in (module for matches in report for module in matches.modules):
         expected = {function.qualname for function in module.functions if function.how != "not traced"}
-        names = sorted(expected - attached.get(module.name, set()))
+        keys = [key for key in (module.name, os.path.realpath(module.file)) if key in attached]
+        names = sorted(expected.difference(*(attached[key] for key in keys)))
         if names:
-            reason = "differs" if module.name in attached else "was not imported"
-            yield {"module": module.name, "reason": reason, "functions": names}
+            yield {"module": module.name, "reason": "differs" if keys else "was not imported", "functions": names}
 
 
 def _missing_text(missing: Sequence[dict[str, Any]]) -> str:

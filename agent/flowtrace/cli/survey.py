@@ -80,13 +80,16 @@ def _modules(config: Config, selection: Selection, project: str, path: Sequence[
     patterns = [pattern for rule in config.targets for pattern in rule.modules if pattern != PROJECT_MODULES]
     seen: set[str] = set()
     for folder in dict.fromkeys([project, *map(os.path.abspath, path)]):
-        for name, file in _walk(folder, "", patterns, selection):
+        for name, file in _walk(folder, "", patterns, selection, frozenset()):
             if name not in seen:
                 seen.add(name)
                 yield name, file
 
 
-def _walk(folder: str, prefix: str, patterns: Sequence[str], selection: Selection) -> Iterator[tuple[str, str]]:
+def _walk(
+    folder: str, prefix: str, patterns: Sequence[str], selection: Selection, above: frozenset[str]
+) -> Iterator[tuple[str, str]]:
+    above |= {os.path.realpath(folder)}
     try:
         entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
     except OSError:
@@ -98,12 +101,12 @@ def _walk(folder: str, prefix: str, patterns: Sequence[str], selection: Selectio
             continue
         if suffix and stem != "__init__":
             yield name, entry.path
-        elif not suffix and entry.is_dir():
+        elif not suffix and os.path.isdir(entry.path) and os.path.realpath(entry.path) not in above:
             initial = next((i for i in _inits(entry.path) if os.path.isfile(i)), None)
             if initial:
                 yield name, initial
             if _may_hold(name, patterns) or selection.may_match(name, [folder]):
-                yield from _walk(entry.path, name + ".", patterns, selection)
+                yield from _walk(entry.path, name + ".", patterns, selection, above)
 
 
 def _inits(folder: str) -> Iterator[str]:
