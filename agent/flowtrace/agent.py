@@ -74,6 +74,8 @@ class Agent:
         self._open()
         constants.resolve = self.attachment.resolve
         self._importer.install()
+        if self.attachment.selection.wants_standard_library:
+            self.attachment.attach_imported()  # what Python and the agent have imported
         atexit.register(self.stop)
         os.register_at_fork(after_in_child=self._after_fork)
         self._stop_before_default_actions(signal.SIGTERM, signal.SIGHUP)

@@ -31,6 +31,7 @@ class Warnings:
     def say(self, text: str) -> None:
         """Say ``text``."""
         line = " ".join(self._scrub(text).split())
+        line = "".join(character if character.isprintable() else f"\\x{ord(character):02x}" for character in line)
         with contextlib.suppress(OSError):  # nobody listens
             os.write(2, f"flowtrace: {line}\n".encode("utf-8", "backslashreplace"))
 

@@ -81,6 +81,10 @@ class Attachment:
 
     def instrument(self, names: Sequence[str], path: str, source: bytes, plain: types.CodeType) -> types.CodeType:
         """The code to run for a module, in place of its plain code."""
+        with self._recorder.blind():
+            return self._instrument(names, path, source, plain)
+
+    def _instrument(self, names: Sequence[str], path: str, source: bytes, plain: types.CodeType) -> types.CodeType:
         rules = self.selection.module(names, path)
         if rules is None:
             return plain
@@ -94,6 +98,10 @@ class Attachment:
 
     def complete(self, module: types.ModuleType) -> None:
         """After a module's import: wrap what could not be instrumented, and say what is traced."""
+        with self._recorder.blind():
+            self._complete(module)
+
+    def _complete(self, module: types.ModuleType) -> None:
         name, file = module.__name__, getattr(module, "__file__", None)
         try:
             rules = self.selection.module(name, file)
@@ -147,7 +155,12 @@ class Attachment:
             ConfigError: the configuration cannot be used; nothing was changed.
         """
         self._configure(config, project)
-        return sum(self._reloaded(name, module) for name, module in list(sys.modules.items()) if module is not None)
+        return self.attach_imported()
+
+    def attach_imported(self) -> int:
+        """Apply the rules to what is imported already; returns how many functions got other code."""
+        with self._recorder.blind():
+            return sum(self._reloaded(name, module) for name, module in list(sys.modules.items()) if module is not None)
 
     def _reloaded(self, name: str, module: types.ModuleType) -> int:
         old = self.modules.get(name)

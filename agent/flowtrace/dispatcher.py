@@ -140,7 +140,7 @@ class Dispatcher:
                 sent.append(record)
                 self._open_calls += _OPENS[record[0]]
             except Exception:
-                self._losses.add("could not be encoded", 1)
+                self._losses.add("could not be encoded", 1, calls=record[0] == ENTER)
                 if self._recorder.state.strict:
                     raise
         if lines:

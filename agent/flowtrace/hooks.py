@@ -44,7 +44,7 @@ class Sink(Protocol):
     """
 
     def open(self) -> None:
-        """Acquire what the sink needs. Called once, before the first batch; again after a failure."""
+        """Acquire what the sink needs. Called before the first batch, and again until it succeeds."""
 
     def write(self, batch: Batch) -> None:
         """Deliver one batch. Returning means delivered.

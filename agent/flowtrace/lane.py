@@ -22,7 +22,7 @@ from flowtrace.errors import SinkError
 from flowtrace.events import ENTER, STATEMENT, Batch, Record
 from flowtrace.hooks import Batching, Sink
 
-MAX_DROPPED_SPANS = 65_536  # remembered per lane, to drop what lies below them
+MAX_LEFT_SPANS = 65_536  # of dropped calls that have ended, remembered per lane for what tasks still do below them
 TRIES = 3  # of a batch that a sink fails to take for no stated reason
 FAILED_BATCHES = 5  # in a row, then the sink is left out for a while
 LEFT_OUT_S = 30.0
@@ -106,7 +106,8 @@ class Lane:
         self._new_batch, self._warn, self._on_thread = new_batch, warn, on_thread
         self._inbox: _queue.SimpleQueue[Chunk | None] = _queue.SimpleQueue()
         self._offered_bytes = self._done_bytes = self._offered = self._done = 0
-        self._dropped: collections.OrderedDict[int, None] = collections.OrderedDict()
+        self._dropped: set[int] = set()  # spans of dropped calls that are open: as many as the program has
+        self._dropped_and_left: collections.OrderedDict[int, None] = collections.OrderedDict()  # tasks may go on below
         self._stop_at: float | None = None
         self._block_until = float("inf")
         self._stopping = _thread.allocate_lock()
@@ -131,7 +132,7 @@ class Lane:
         if self._blocks:
             while self._is_full(chunk.size) and time.monotonic() < self._block_until:
                 time.sleep(POLL_S)
-        if self._dropped or self._is_full(chunk.size):
+        if self._dropped or self._dropped_and_left or self._is_full(chunk.size):
             kept = self._admitted(chunk)
             if not kept.batch.lines:
                 return
@@ -196,13 +197,18 @@ class Lane:
     def _passes(self, record: Record, size: int) -> bool:
         kind = record[0]
         if kind == STATEMENT:
+            return record[1] != "LOSS" or not self._is_full(size)  # or a sink that hangs would make its lane grow
+        if kind == ENTER:
+            parent = record[7]
+            if parent in self._dropped or parent in self._dropped_and_left or self._is_full(size):
+                self._dropped.add(record[2])
+                return False
             return True
-        if kind != ENTER:
-            return record[9] not in self._dropped
-        if record[7] in self._dropped or self._is_full(size):
-            self._dropped[record[2]] = None
-            if len(self._dropped) > MAX_DROPPED_SPANS:
-                self._dropped.popitem(last=False)
+        if record[9] in self._dropped:
+            self._dropped.discard(record[9])
+            self._dropped_and_left[record[9]] = None
+            if len(self._dropped_and_left) > MAX_LEFT_SPANS:
+                self._dropped_and_left.popitem(last=False)
             return False
         return True
 
@@ -220,7 +226,9 @@ class Lane:
     def _batches(self) -> Iterator[Chunk]:
         """The chunks of the inbox, joined as the sink's ``batching`` asks; ends when the lane is to finish."""
         batching: Batching | None = getattr(self.sink, "batching", None)
-        while (chunk := self._next()) is not None:
+        carried: Chunk | None = None  # did not fit any more, and begins the next batch
+        while (chunk := carried or self._next()) is not None:
+            carried = None
             if chunk is HURRY:
                 continue
             if batching is None:
@@ -240,8 +248,8 @@ class Lane:
             yield from self._joined(joined)
             if following is None:
                 return
-            if following is not joined[-1] and following is not HURRY:
-                yield following
+            if following is not joined[-1]:
+                carried = following
 
     def _next(self) -> Chunk | None:
         """The next chunk; while there is none, the sink's own buffers, spool and fsync get their turn."""

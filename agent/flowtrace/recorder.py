@@ -15,13 +15,14 @@ from __future__ import annotations
 
 import _thread
 import collections
+import contextlib
 import contextvars
 import itertools
 import random
 import sys
 import time
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple, Protocol, TypeAlias
 
 from flowtrace.constants import Raised, name_of, named
@@ -137,6 +138,16 @@ class Recorder:
         except AttributeError:
             me = self._local.me = Thread()
         return me
+
+    @contextlib.contextmanager
+    def blind(self) -> Iterator[None]:
+        """Record no call that the calling thread makes in here: it is the agent's own doing."""
+        me = self.thread()
+        busy, me.busy = me.busy, True
+        try:
+            yield
+        finally:
+            me.busy = busy
 
     def reset(self) -> None:
         """Start anew in a forked child: what is queued and what is under way belongs to the parent."""

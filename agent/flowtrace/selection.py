@@ -104,9 +104,9 @@ class Selection:
     def _is_project_file(self, folder: str) -> bool:
         folder = os.path.realpath(folder)
         below = os.path.relpath(folder, self.project)
-        if below.startswith(os.pardir):
-            return False
         parts = [] if below == os.curdir else below.split(os.sep)
+        if parts and parts[0] == os.pardir:
+            return False
         if not ENVIRONMENT_FOLDERS.isdisjoint(parts):
             return False
         steps = (os.path.join(self.project, *parts[: depth + 1]) for depth in range(len(parts)))

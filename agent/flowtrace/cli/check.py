@@ -28,7 +28,9 @@ def main(argv: Sequence[str]) -> int:
     resolved = resolve(options.config, options.sets, os.environ, cwd)
     report = survey(resolved.config, project=resolved.project, path=[*sys.path[1:]])
     if options.files:
-        missing = [each for file in [_attached(options.files)] for each in _missing(report, file)]
+        if not any(matches.modules for matches in report):
+            raise FlowtraceError("no rule selects anything, so nothing is expected in a trace; try without FILE")
+        missing = list(_missing(report, _attached(options.files)))
         print(json.dumps({"missing": missing}, indent=2) if options.json else _missing_text(missing))
         return NOTHING_MATCHED if missing else 0
     print(json.dumps(_as_json(report), indent=2) if options.json else "\n".join(_lines(report, cwd)))

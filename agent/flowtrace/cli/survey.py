@@ -160,7 +160,12 @@ def _nearest(rule: Rule, found: Iterable[str], functions: dict[str, list[str]]) 
     mine = [name for name in functions if any(fnmatch.fnmatchcase(name, pattern) for pattern in rule.modules)]
     wanted = rule.include if mine else rule.modules
     known = [qualname for name in mine for qualname in functions[name]] if mine else [*found]
-    close = (match for pattern in wanted for match in get_close_matches(_plain(pattern), known, n=NEAREST, cutoff=0.5))
+    close = (
+        match
+        for pattern in wanted
+        if pattern != PROJECT_MODULES
+        for match in get_close_matches(_plain(pattern), known, n=NEAREST, cutoff=0.5)
+    )
     return tuple(dict.fromkeys(close))[:NEAREST]
 
 
