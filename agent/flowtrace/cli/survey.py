@@ -158,14 +158,9 @@ def _nearest(rule: Rule, found: Iterable[str], functions: dict[str, list[str]]) 
     from difflib import get_close_matches
 
     mine = [name for name in functions if any(fnmatch.fnmatchcase(name, pattern) for pattern in rule.modules)]
-    wanted = rule.include if mine else rule.modules
+    wanted = [pattern for pattern in (rule.include if mine else rule.modules) if pattern != PROJECT_MODULES]
     known = [qualname for name in mine for qualname in functions[name]] if mine else [*found]
-    close = (
-        match
-        for pattern in wanted
-        if pattern != PROJECT_MODULES
-        for match in get_close_matches(_plain(pattern), known, n=NEAREST, cutoff=0.5)
-    )
+    close = (match for pattern in wanted for match in get_close_matches(_plain(pattern), known, n=NEAREST, cutoff=0.5))
     return tuple(dict.fromkeys(close))[:NEAREST]
 
 
