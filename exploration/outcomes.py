@@ -12,7 +12,7 @@ from typing import NamedTuple, TypeAlias
 Outcomes: TypeAlias = Mapping[str, tuple[tuple[str, str], ...]]
 
 ABSENT = "absent"
-_ADDRESS = re.compile(r"0x[0-9a-f]{6,}")
+_CHANGES = re.compile(r"(?<=0x)[0-9a-f]{6,}|\d\d:\d\d:\d\d")  # addresses and times in the ids of tests
 
 
 class Difference(NamedTuple):
@@ -30,7 +30,7 @@ def read(report: Path) -> Outcomes:
     if not report.exists():
         return outcomes
     for case in ElementTree.parse(report).iter("testcase"):
-        test = _ADDRESS.sub("0x", f"{case.get('classname')}::{case.get('name')}")
+        test = _CHANGES.sub("", f"{case.get('classname')}::{case.get('name')}")
         found = [child for child in case if child.tag in ("failure", "error", "skipped")]
         told = tuple((_kind(child), f"{child.get('message')}\n{child.text or ''}") for child in found)
         outcomes[test] = (*outcomes.get(test, ()), *(told or (("passed", ""),)))

@@ -23,7 +23,7 @@ from typing import NamedTuple
 HERE = Path(__file__).parent
 PROJECT = HERE.parent
 CONSTRAINTS = HERE / "constraints.txt"
-PYTEST = ("-m", "pytest", "-p", "no:cacheprovider", "-p", "no:randomly", "-p", "no:xdist", "--rootdir=.")
+PYTEST = ("-m", "pytest", "-p", "no:cacheprovider", "-p", "no:randomly", "-p", "no:xdist", "--rootdir=.", "--timeout=600")
 RUN_TIMEOUT_S = 1_800
 
 
