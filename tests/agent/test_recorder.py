@@ -1,0 +1,486 @@
+"""The hot path: what is recorded, what is dropped, and that nothing of it reaches the program."""
+
+from __future__ import annotations
+
+import collections
+import gc
+import itertools
+import json
+import signal
+import sys
+import threading
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from flowtrace.events import ENTER
+from flowtrace.recorder import RECORD_BYTES
+from tests.agent.engine import Engine, Shown, plain
+
+TREE = "def node(children):\n    for child in children:\n        node(child)\n"
+trees = st.recursive(st.just([]), lambda children: st.lists(children, max_size=4), max_leaves=30)
+
+
+def size(tree: Any) -> int:
+    return 1 + sum(map(size, tree))
+
+
+def test_a_call_is_recorded_with_its_place_and_times() -> None:
+    """ENTER and EXIT say who called, in which trace, when, and how long it took."""
+    engine = Engine(clock=itertools.count(100, 50).__next__)
+    module = engine.load("def outer():\n  return inner(1)\ndef inner(x):\n  return x + 1\n")
+
+    module.outer()
+
+    outer, inner = engine.spans()
+    assert (outer.parent, outer.trace, inner.parent, inner.trace) == (None, outer.seq, outer.seq, outer.seq)
+    assert inner.args == {"x": "1"}
+    assert inner.outcome == "returned 2"
+    assert (inner.end[10], outer.end[10]) == (50, 150)
+    assert [record[2] for record in engine.recorder.queue] == [0, 1, 2, 3]
+
+
+def test_records_are_plain_data() -> None:
+    """No user object is on the queue, and the collector need not look at what is."""  # fault U18
+    engine = Engine()
+    module = engine.load("def f(x):\n  return x\n")
+
+    module.f(object())
+    gc.collect()
+
+    for record in engine.recorder.queue:
+        assert {type(item) for item in record} <= {int, str, bytes, type(None)}
+        assert not gc.is_tracked(record)
+
+
+LIFE = """
+import weakref
+class Thing: pass
+def takes(thing): return None
+def gives(): return Thing()
+def fails(thing): raise ValueError(thing)
+def generates(thing):
+    yield thing
+    yield
+def keeps(thing):
+    return [thing]
+"""
+
+
+def observed_life(module: Any) -> list[Any]:
+    """Reference counts and deaths that a program can see around calls."""
+    seen: list[Any] = []
+    thing = module.Thing()
+    weakref.finalize(thing, seen.append, "dead")
+    module.takes(thing)
+    seen.append(sys.getrefcount(thing))
+    try:
+        module.fails(thing)
+    except ValueError:
+        seen.append(sys.getrefcount(thing))
+    seen.append(sys.getrefcount(thing))
+    generator = module.generates(thing)
+    next(generator)
+    seen.append(sys.getrefcount(thing))
+    del generator
+    seen.append(sys.getrefcount(thing))
+    seen.append(sys.getrefcount(module.keeps(thing)))
+    module.takes(module.gives())
+    weakref.finalize(module.gives(), seen.append, "result dead")
+    del thing
+    seen.append("after")
+    return seen
+
+
+def test_objects_live_and_die_as_untraced() -> None:
+    """Reference counts after each call, and the moment of finalizers, are the same."""  # fault U18
+    gc.disable()
+    try:
+        expected, traced = observed_life(plain(LIFE)), observed_life(Engine().load(LIFE))
+    finally:
+        gc.enable()
+
+    assert "dead" in expected
+    assert traced == expected
+
+
+DEEP = "def down(n):\n    return n if n == 0 else 1 + down(n - 1)\ndef endless():\n    endless()\n"
+
+
+def deepest(module: Any) -> int:
+    """How deep `down` goes under the recursion limit."""
+    low, high = 1, sys.getrecursionlimit() + 100
+    while low < high - 1:
+        middle = (low + high) // 2
+        try:
+            module.down(middle)
+            low = middle
+        except RecursionError:
+            high = middle
+    return low
+
+
+def test_recursion_goes_as_deep_as_untraced() -> None:
+    """The limit is reached at the same depth, and every call that was recorded has an end."""  # fault C6
+    engine = Engine()
+    engine.recorder.state.strict = False
+    module = engine.load(DEEP)
+
+    assert deepest(module) == deepest(plain(DEEP))
+    assert all(len(span.ends) == 1 for span in engine.spans())
+    assert engine.here() is None
+
+
+def test_endless_recursion_ends_as_untraced() -> None:
+    """RecursionError comes out, whatever the recorder could still do; the records are closed."""  # fault C7
+    engine = Engine()
+    engine.recorder.state.strict = False
+    module = engine.load(DEEP)
+
+    for _ in range(3):
+        with pytest.raises(RecursionError):
+            module.endless()
+
+    assert all(len(span.ends) == 1 for span in engine.spans())
+    assert engine.here() is None
+
+
+@given(tree=trees, room=st.integers(0, 20))
+@settings(max_examples=100, deadline=None)
+def test_loss_is_by_subtree(tree: Any, room: int) -> None:
+    """With little room, what is recorded is closed: parents before children, an end for each; the rest is counted."""
+    engine = Engine()
+    engine.recorder.state.max_events = room
+    module = engine.load(TREE)
+
+    module.node(tree)
+
+    spans, state = engine.spans(), engine.recorder.state
+    known = {span.seq for span in spans} | {None}
+    assert all(span.parent in known and len(span.ends) == 1 for span in spans)
+    assert len(spans) + state.lost_calls == size(tree)
+    assert state.lost_events == 2 * state.lost_calls
+    assert next(engine.recorder.seq) == 2 * size(tree)
+    assert engine.here() is None
+
+
+def test_the_bound_is_in_bytes_too() -> None:
+    """Records are admitted until their size reaches the bound, and again when some were taken away."""  # fault T12
+    engine = Engine()
+    state, queue = engine.recorder.state, engine.recorder.queue
+    state.max_bytes = 100_000
+    module = engine.load("def f(x): pass\n")
+
+    for _ in range(1_000):
+        module.f("x" * 1_000)
+
+    assert 0 < len(queue) < 200
+    assert state.queued_bytes <= 100_000 + 2 * (RECORD_BYTES + 1_100)
+    assert state.queued_bytes == sum(len(record[8]) + RECORD_BYTES for record in queue)
+    lost, state.drained_bytes = state.lost_calls, state.queued_bytes
+    module.f("room again")
+    assert state.lost_calls == lost
+
+
+def test_an_end_is_recorded_though_there_is_no_room() -> None:
+    """A call whose beginning was admitted always gets its end."""
+    engine = Engine()
+    module = engine.load("def outer():\n  fill()\n  inner()\ndef inner(): pass\n", select=lambda name: True)
+    module.fill = lambda: setattr(engine.recorder.state, "max_events", 0)
+
+    module.outer()
+
+    assert engine.outcomes() == [("outer", "returned None")]
+    assert engine.recorder.state.lost_calls == 1
+
+
+def test_waiting_for_room_ends_when_there_is_some() -> None:
+    """Under ``overflow: block`` a call waits, and goes on when records were taken."""
+    engine = Engine()
+    state, queue = engine.recorder.state, engine.recorder.queue
+    state.max_events, state.block_ns = 2, 10**10
+    state.wake = queue.clear
+    module = engine.load("def f(): pass\n")
+
+    for _ in range(5):
+        module.f()
+
+    assert state.lost_calls == 0
+
+
+def test_waiting_for_room_ends_in_time() -> None:
+    """When no room is made, the call is lost after the time, and the program goes on."""
+    engine = Engine()
+    engine.recorder.state.max_events, engine.recorder.state.block_ns = 2, 20_000_000
+    module = engine.load("def f(): return 1\n")
+
+    assert [module.f(), module.f()] == [1, 1]
+    assert engine.recorder.state.lost_calls == 1
+
+
+@pytest.mark.parametrize("rate", [0.0, 0.3, 1.0])
+def test_sampling_is_decided_at_roots(rate: float) -> None:
+    """A trace is recorded whole or not at all, and what is skipped is counted."""
+    engine = Engine()
+    engine.recorder.state.rate = rate
+    module = engine.load(TREE)
+
+    for _ in range(200):
+        module.node([[], [[]]])
+
+    traces = collections.Counter(span.trace for span in engine.spans())
+    assert set(traces.values()) <= {4}
+    assert len(traces) * 4 + engine.recorder.state.skipped_calls == 800
+    assert (rate == 0.3) == (0 < len(traces) < 200)
+    assert engine.here() is None
+
+
+class Calling(Shown):
+    """An encoder that calls traced code, as a ``__repr__`` might."""
+
+    module: Any = None
+
+    def arguments(self, values: dict[str, object]) -> bytes:
+        if self.module:
+            self.module.f(1)
+        return super().arguments(values)
+
+
+def test_calls_made_while_capturing_are_suppressed() -> None:
+    """They are counted and not recorded, and the guard is lifted after."""  # fault T4
+    encoder = Calling()
+    engine = Engine(encoder=encoder)
+    encoder.module = engine.load("def f(x): return x\n")
+
+    assert [encoder.module.f(2), encoder.module.f(3)] == [2, 3]
+
+    assert [span.args for span in engine.spans()] == [{"x": "2"}, {"x": "3"}]
+    assert engine.recorder.state.suppressed_calls == 2
+    assert engine.recorder.thread().busy is False
+
+
+class Failing(Shown):
+    """An encoder that raises where it is told to."""
+
+    def __init__(self, where: str, error: Callable[[], BaseException]) -> None:
+        self.where, self.error = where, error
+
+    def _fail(self, where: str) -> None:
+        if where == self.where:
+            raise self.error()
+
+    def arguments(self, values: dict[str, object]) -> bytes:
+        self._fail("arguments")
+        return super().arguments(values)
+
+    def result(self, value: object) -> bytes:
+        self._fail("result")
+        return super().result(value)
+
+    def exception(self, error: BaseException) -> bytes:
+        self._fail("exception")
+        return super().exception(error)
+
+
+BOTH = "def f(x):\n  CALLED.append(x)\n  return x\ndef g(x):\n  CALLED.append(x)\n  raise KeyError(x)\nCALLED = []\n"
+
+
+@pytest.mark.parametrize("where", ["arguments", "result", "exception"])
+@pytest.mark.parametrize("error", [MemoryError, RecursionError])
+def test_failures_of_the_agent_are_swallowed(where: str, error: type[Exception]) -> None:
+    """The function runs once, its result or exception wins, the pair is closed and the failure counted."""  # fault C7, C8
+    engine = Engine(encoder=Failing(where, error))
+    engine.recorder.state.strict = False
+    module = engine.load(BOTH)
+
+    assert module.f(1) == 1
+    with pytest.raises(KeyError, match="2") as caught:
+        module.g(2)
+
+    assert module.CALLED == [1, 2]
+    assert caught.value.__context__ is None
+    assert all(len(span.ends) == 1 for span in engine.spans())
+    assert engine.recorder.state.failures in (1, 2)
+    assert engine.here() is None
+    assert engine.recorder.thread().busy is False
+
+
+@pytest.mark.parametrize("where", ["arguments", "result", "exception"])
+def test_what_signals_raise_inside_the_agent_reaches_the_program(where: str) -> None:
+    """KeyboardInterrupt goes on to the program, the pair is closed and the guard lifted."""  # fault C3
+    engine = Engine(encoder=Failing(where, KeyboardInterrupt))
+    module = engine.load(BOTH)
+
+    with pytest.raises(KeyboardInterrupt):
+        module.g(1) if where == "exception" else module.f(1)
+
+    assert all(len(span.ends) == 1 for span in engine.spans())
+    assert engine.here() is None
+    assert engine.recorder.thread().busy is False
+
+
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="needs a timer signal")
+def test_signals_at_any_moment_leave_the_records_closed() -> None:
+    """Exceptions from a signal handler, wherever they strike, leave no open pair, no guard and no current span."""
+
+    class Struck(Exception):
+        pass
+
+    def strike(*_: object) -> None:
+        raise Struck
+
+    engine = Engine()
+    module = engine.load("def f(x):\n  return g(x)\ndef g(x):\n  return x\n")
+    before = signal.signal(signal.SIGALRM, strike)
+    struck = 0
+    try:
+        gc.disable()
+        for n in range(300):
+            try:
+                signal.setitimer(signal.ITIMER_REAL, 0.0001 + n % 50 * 0.00001)
+                for _ in range(500):  # not for ever: what strikes inside a callback of the collector is lost
+                    module.f(n)
+            except Struck:
+                struck += 1
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            assert engine.recorder.thread().busy is False
+            if engine.recorder.current.get() is not None:  # struck before the first instruction of leave
+                engine.recorder.current.set(None)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+        gc.enable()
+
+    assert struck > 100
+    assert all(len(span.ends) <= 1 for span in engine.spans())
+    # the first instruction of leave can be struck too, and nothing can be done about that
+    assert sum(not span.ends for span in engine.spans()) < 30
+
+
+def test_an_exception_is_described_once_while_it_unwinds() -> None:
+    """The frames it passes share what was encoded; another exception of the same object's id does not."""
+    described = []
+
+    class Counting(Shown):
+        def exception(self, error: BaseException) -> bytes:
+            described.append(error.args)
+            return super().exception(error)
+
+    engine = Engine(encoder=Counting())
+    module = engine.load(
+        "def down(n):\n  if n: down(n - 1)\n  else: raise KeyError(n)\n"
+        "def many():\n  for n in range(3):\n    try: one(n)\n    except ValueError: pass\ndef one(n): raise ValueError(n)\n"
+    )
+
+    with pytest.raises(KeyError):
+        module.down(5)
+    module.many()
+
+    assert described == [(0,), (0,), (1,), (2,)]
+    ends = [json.loads(span.end[8]) for span in engine.spans() if span.name == "one"]
+    assert ends == [f"ValueErrortuple({n})" for n in range(3)]
+
+
+def test_another_exception_is_not_taken_for_the_one_before() -> None:
+    """An exception that lies where a freed one lay is described for itself."""
+    engine = Engine()
+    module = engine.load(
+        "def outer():\n  try: inner()\n  except ValueError: pass\n  helper()\n"
+        "def inner(): raise ValueError('a')\ndef helper(): raise ValueError('b')\n"
+        "def direct():\n  try: inner()\n  except ValueError: pass\n  raise ValueError('c')\n",
+        select=lambda name: name != "helper",
+    )
+
+    for call in (module.outer, module.direct) * 20:
+        with pytest.raises(ValueError, match="b|c"):
+            call()
+
+    assert {outcome for name, outcome in engine.outcomes() if name == "outer"} == {"raised ValueErrortuple('b')"}
+    assert {outcome for name, outcome in engine.outcomes() if name == "direct"} == {"raised ValueErrortuple('c')"}
+
+
+def test_threads_record_everything_in_their_order() -> None:
+    """Calls from many threads at once: none is lost, each thread's are in order, numbers are unique."""  # fault T1
+    engine = Engine()
+    module = engine.load("def f(n):\n  return g(n)\ndef g(n): return n\n")
+
+    threads = [threading.Thread(target=lambda: [module.f(n) for n in range(2_000)]) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    records = list(engine.recorder.queue)
+    assert sorted(record[2] for record in records) == list(range(8 * 2_000 * 4))
+    by_thread = collections.defaultdict(list)
+    for record in records:
+        by_thread[record[4]].append(record)
+    assert len(by_thread) == 8
+    for own in by_thread.values():
+        assert [r[2] for r in own] == sorted(r[2] for r in own)
+        assert [json.loads(r[8])["n"] for r in own if r[0] == ENTER] == [str(n) for n in range(2_000) for _ in "fg"]
+
+
+def test_a_finalizer_may_call_traced_code_anywhere() -> None:
+    """Collections that strike while a call is recorded, and run traced code, neither hang nor break the records."""  # fault T2
+    engine = Engine()
+    module = engine.load(
+        "class Cycle:\n  def __init__(self): self.me = self\n  def __del__(self): g()\ndef f(x): return Cycle()\ndef g(): pass\n"
+    )
+    threshold = gc.get_threshold()
+    gc.set_threshold(1, 1, 1)
+    try:
+        for n in range(300):
+            module.f(n)
+    finally:
+        gc.set_threshold(*threshold)
+    gc.collect()
+
+    spans = [span for span in engine.spans() if span.name == "f"]
+    assert all(len(span.ends) == 1 for span in engine.spans())
+    assert len(spans) >= 300
+    assert engine.here() is None
+
+
+def test_a_forked_child_starts_anew() -> None:
+    """After `reset` the queue is empty, counters are zero, and calls begun before leave no record."""  # fault P1
+    engine = Engine()
+    module = engine.load("def outer():\n  fork()\n  inner()\ndef inner(): pass\n")
+    module.fork = engine.recorder.reset
+
+    module.outer()
+
+    assert [span.name for span in engine.spans()] == ["inner"]
+    assert all(record[2] >= engine.recorder.state.first for record in engine.recorder.queue)
+    assert engine.recorder.state.queued_bytes - engine.recorder.state.drained_bytes > 0
+    assert engine.here() is None
+
+
+def test_the_dispatcher_is_woken_when_the_queue_fills() -> None:
+    """It is woken once, until it says that it is awake."""
+    engine = Engine()
+    woken: list[int] = []
+    engine.recorder.state.wake_at = 4
+    engine.recorder.state.wake = lambda: woken.append(1)
+    module = engine.load("def f(): pass\n")
+
+    for _ in range(10):
+        module.f()
+
+    assert woken == [1]
+
+
+def test_values_are_not_captured_where_the_target_says_so() -> None:
+    """Without capture the payloads are empty and the encoder is not asked."""
+    from flowtrace.recorder import Target
+
+    engine = Engine(encoder=Failing("arguments", ValueError))
+    enter, leave = engine.recorder.functions(Target("m", "f", 1, Failing("result", ValueError), args=False, result=False))
+
+    leave(enter({"a": 1}), 2)
+
+    assert [record[8] for record in engine.recorder.queue] == [b"", b""]
