@@ -1,0 +1,629 @@
+"""Lanes: one sink's thread, its retries, what it drops when it is slow, and what it counts."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+import time
+import types
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import orjson
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from flowtrace import lane as lane_module
+from flowtrace.errors import SinkError
+from flowtrace.events import ENTER, EXIT, STATEMENT, Batch, Record
+from flowtrace.hooks import Batching, Sink
+from flowtrace.lane import Chunk, Lane
+from flowtrace.testing import MemorySink
+
+SOON_S = 10.0  # for what takes milliseconds on an idle machine
+LINE_BYTES = 40
+
+
+class Gated(MemorySink):
+    """A sink whose ``write`` waits while its gate is closed."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.gate = threading.Event()
+        self.entered = threading.Event()
+
+    def write(self, batch: Batch) -> None:
+        """Waits for the gate."""
+        self.entered.set()
+        self.gate.wait(SOON_S)
+        super().write(batch)
+
+
+class Lanes:
+    """Starts lanes, and ends them with the test."""
+
+    def __init__(self) -> None:
+        self.warnings: list[str] = []
+        self._numbers = itertools.count()
+        self._started: list[Lane] = []
+
+    def new_batch(self, lines: list[bytes]) -> Batch:
+        """A batch with the next number."""
+        return Batch(f"run-1-{next(self._numbers)}", lines)
+
+    def start(self, sink: Sink, **options: Any) -> Lane:
+        """A running lane; its bound is ample unless given."""
+        started = Lane(
+            "toy",
+            sink,
+            max_bytes=options.pop("max_bytes", 1 << 20),
+            new_batch=self.new_batch,
+            warn=self.warnings.append,
+            on_thread=lambda: None,
+            **options,
+        )
+        started.start()
+        self._started.append(started)
+        return started
+
+    def chunk(self, *records: Record) -> Chunk:
+        """These records with lines that say which they are, of `LINE_BYTES` each."""
+        lines = [b'{"seq":%d}'.ljust(LINE_BYTES + 1) % record[2] for record in records]
+        return Chunk(self.new_batch(lines), list(records), LINE_BYTES * len(lines))
+
+    def end(self) -> None:
+        """Finish all lanes."""
+        for each in self._started:
+            if isinstance(each.sink, Gated):
+                each.sink.gate.set()
+            if each._stop_at is None:
+                deadline = lane_module.time.monotonic() + SOON_S
+                each.finish(deadline)
+                assert each.wait_ended(deadline)
+
+
+@pytest.fixture
+def lanes(monkeypatch: pytest.MonkeyPatch) -> Iterator[Lanes]:
+    """Lanes that wait for nothing between tries."""
+    monkeypatch.setattr(lane_module, "BACKOFF_BASE_S", 0.0)
+    some = Lanes()
+    yield some
+    some.end()
+
+
+def statement(seq: int) -> Record:
+    """A record that is no call."""
+    return (STATEMENT, "LOSS", seq, 0, 1, b"")
+
+
+def enter(seq: int, parent: int | None = None) -> Record:
+    """The beginning of a call."""
+    return (ENTER, 0, seq, 0, 1, None, 0, parent, b"{}")
+
+
+def leave(seq: int, span: int) -> Record:
+    """The end of a call."""
+    return (EXIT, 0, seq, 0, 1, None, 0, None, b"1", span, 0, None, None)
+
+
+def settle(lane: Lane) -> None:
+    """Wait until the lane has nothing left to do."""
+    assert lane.wait_idle(lane_module.time.monotonic() + SOON_S)
+
+
+def seqs(sink: MemorySink) -> list[int]:
+    """What the sink took, by number."""
+    return [orjson.loads(line)["seq"] for line in sink.lines]
+
+
+# -- delivery and failures -------------------------------------------------------------------------------------------
+
+
+def test_batches_are_delivered_in_order(lanes: Lanes, wait_until: Callable[..., Any]) -> None:
+    """The sink is opened once, before the first batch, and flushed when there is nothing more to write."""
+    sink = MemorySink()
+    lane = lanes.start(sink)
+    for seq in range(3):
+        lane.offer(lanes.chunk(statement(seq)))
+
+    wait_until(lambda: sink.calls[-1:] == ["flush"] and len(sink.batches) == 3)
+
+    assert seqs(sink) == [0, 1, 2]
+    assert sink.calls[:2] == ["open", "write"]
+    assert sink.calls.count("open") == 1
+    assert (lane.delivered, lane.losses.take()) == (3, [])
+
+
+def test_nothing_is_opened_before_there_is_something_to_write(lanes: Lanes) -> None:
+    """A sink that never gets a batch is only closed."""
+    sink = MemorySink()
+    lane = lanes.start(sink)
+    lane.finish(time.monotonic() + SOON_S)
+    assert lane.wait_ended(time.monotonic() + SOON_S)
+    assert sink.calls == ["close"]
+
+
+def test_same_batch_comes_again(lanes: Lanes) -> None:
+    """A batch that was not delivered is tried until it is, under the same id; those after it wait."""
+    sink = MemorySink(failures=[SinkError("away")] * 5)
+    lane = lanes.start(sink)
+    first, second = lanes.chunk(statement(0)), lanes.chunk(statement(1))
+    lane.offer(first)
+    lane.offer(second)
+    settle(lane)
+
+    assert sink.tries == [first.batch.id] * 6 + [second.batch.id]
+    assert seqs(sink) == [0, 1]
+    assert set(lanes.warnings) == {"sink toy: away"}
+    assert lane.losses.events == 0
+
+
+def test_opening_is_tried_again(lanes: Lanes) -> None:
+    """A sink that cannot open yet gets its batch when it can."""
+    sink = MemorySink()
+    problems = [SinkError("no disk"), SinkError("no disk")]
+
+    def open_late() -> None:
+        if problems:
+            raise problems.pop()
+        MemorySink.open(sink)
+
+    sink.open = open_late  # type: ignore[method-assign]
+    lane = lanes.start(sink)
+    lane.offer(lanes.chunk(statement(0)))
+    settle(lane)
+
+    assert sink.calls[:2] == ["open", "write"]
+    assert lane.delivered == 1
+
+
+def test_batch_that_will_never_do_is_given_up(lanes: Lanes) -> None:
+    """``retry=False`` costs the batch, counted with its calls and bytes, and nothing else."""
+    sink = MemorySink(failures=[SinkError("too large", retry=False)])
+    lane = lanes.start(sink)
+    lane.offer(lanes.chunk(enter(0), enter(1, 0), leave(2, 1)))
+    lane.offer(lanes.chunk(statement(3)))
+    settle(lane)
+
+    [loss] = lane.losses.take()
+    assert (loss.reason, loss.calls, loss.events, loss.size) == ("the sink failed", 2, 3, 3 * LINE_BYTES)
+    assert loss.since_ns <= loss.until_ns <= time.monotonic_ns()
+    assert (lane.delivered, seqs(sink)) == (1, [3])
+    assert lane.losses.take() == []
+
+
+class Mute(Exception):
+    """An exception that fails even at saying what it is."""
+
+    def __str__(self) -> str:
+        raise ValueError
+
+
+@pytest.mark.parametrize("raised", [ValueError("x"), SystemExit(3), KeyboardInterrupt(), Mute(), MemoryError()])
+def test_whatever_a_sink_raises_is_tried_three_times(raised: BaseException, lanes: Lanes) -> None:
+    """Any exception is caught on the lane's thread: two are retried, the third costs the batch."""  # fault S18
+    sink = MemorySink(failures=[raised] * 5)
+    lane = lanes.start(sink)
+    lane.offer(lanes.chunk(statement(0)))
+    lane.offer(lanes.chunk(statement(1)))
+    settle(lane)
+
+    assert seqs(sink) == [1]
+    assert (lane.delivered, lane.losses.events) == (1, 1)
+    assert all(type(raised).__name__ in warning for warning in lanes.warnings)
+
+
+def test_sink_cannot_change_its_batch(lanes: Lanes) -> None:
+    """It cannot, for all sinks are given the same lines: trying to is a failure like any other."""  # fault S18
+
+    class Greedy(MemorySink):
+        """Keeps nothing for the others."""
+
+        def write(self, batch: Batch) -> None:
+            """Takes what it can get."""
+            del batch.lines[:]  # type: ignore[attr-defined]
+
+    lane = lanes.start(Greedy())
+    chunk = lanes.chunk(statement(0), statement(1))
+    lane.offer(chunk)
+    settle(lane)
+    assert (len(chunk.batch), lane.delivered, lane.losses.events) == (2, 0, 2)
+
+
+def test_sink_is_left_out_after_failures_and_tried_again(lanes: Lanes, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After five batches in a row that failed, it is not asked for half a minute, and then works again."""  # fault S17
+    offset = [0.0]
+    clock = types.SimpleNamespace(
+        monotonic=lambda: time.monotonic() + offset[0], monotonic_ns=time.monotonic_ns, sleep=time.sleep
+    )
+    monkeypatch.setattr(lane_module, "time", clock)
+    sink = MemorySink(failures=[SinkError("broken", retry=False)] * 5)
+    lane = lanes.start(sink)
+    for seq in range(7):
+        lane.offer(lanes.chunk(statement(seq)))
+        settle(lane)
+    assert len(sink.tries) == 5
+
+    offset[0] = lane_module.LEFT_OUT_S + 1
+    lane.offer(lanes.chunk(statement(7)))
+    settle(lane)
+
+    assert seqs(sink) == [7]
+    assert {(loss.reason, loss.events) for loss in lane.losses.take()} == {
+        ("the sink failed", 5),
+        ("the sink is left out after failures", 2),
+    }
+    assert "sink toy: left out for 30 s after 5 failures in a row" in lanes.warnings
+
+
+def test_failures_that_are_not_in_a_row_leave_nobody_out(lanes: Lanes) -> None:
+    """A batch that is delivered begins the count anew."""
+    sink = MemorySink()
+    lane = lanes.start(sink)
+    for seq in range(12):
+        sink._failures = [SinkError("no", retry=False)] if seq % 4 else []
+        lane.offer(lanes.chunk(statement(seq)))
+        settle(lane)
+    assert len(sink.tries) == 12
+
+
+def test_time_that_the_receiver_asks_for_is_waited(lanes: Lanes) -> None:
+    """``retry_after_s`` decides when the next try is."""  # fault S10
+    sink = MemorySink(failures=[SinkError("busy", retry_after_s=0.1)])
+    lane = lanes.start(sink)
+    before = time.monotonic()
+    lane.offer(lanes.chunk(statement(0)))
+    settle(lane)
+    assert time.monotonic() - before >= 0.1
+    assert lane.delivered == 1
+
+
+@pytest.mark.parametrize("seconds", [-1, -5.0, 0, 1e30, float("inf"), float("nan")])
+def test_impossible_times_to_wait_are_bounded(seconds: float, lanes: Lanes, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A ``retry_after_s`` that is negative, endless or no number ends neither the thread nor the deliveries."""  # S10
+    monkeypatch.setattr(lane_module, "MAX_RETRY_AFTER_S", 0.01)
+    sink = MemorySink(failures=[SinkError("busy", retry_after_s=seconds)])
+    lane = lanes.start(sink)
+    lane.offer(lanes.chunk(statement(0)))
+    settle(lane)
+    assert lane.delivered == 1
+
+
+def test_receiver_that_is_away_for_hours_is_tried_on(lanes: Lanes) -> None:
+    """The number of tries has no end: the next one after 1,100 works as any."""
+    sink = MemorySink(failures=[SinkError("away")] * 1_100)
+    lane = lanes.start(sink)
+    lane.offer(lanes.chunk(statement(0)))
+    settle(lane)
+    assert lane.delivered == 1
+
+
+def test_failing_flush_is_said_and_costs_nothing(lanes: Lanes, wait_until: Callable[..., Any]) -> None:
+    """What ``flush`` raises does not end the thread."""
+    sink = MemorySink()
+
+    def fail() -> None:
+        raise SystemExit("disk full")
+
+    sink.flush = fail  # type: ignore[method-assign]
+    lane = lanes.start(sink)
+    for seq in range(2):
+        lane.offer(lanes.chunk(statement(seq)))
+        wait_until(lambda: lanes.warnings)
+    settle(lane)
+    assert lane.delivered == 2
+    assert set(lanes.warnings) == {"sink toy: SystemExit: disk full"}
+
+
+def test_idle_sink_is_flushed_again_and_again(
+    lanes: Lanes, monkeypatch: pytest.MonkeyPatch, wait_until: Callable[..., Any]
+) -> None:
+    """While there is nothing to write, a spool gets its turn."""
+    monkeypatch.setattr(lane_module, "IDLE_FLUSH_S", 0.005)
+    sink = MemorySink()
+    lanes.start(sink).offer(lanes.chunk(statement(0)))
+    wait_until(lambda: sink.calls.count("flush") > 3)
+    assert sink.calls.count("write") == 1
+
+
+def test_threads_are_not_the_programs(lanes: Lanes) -> None:
+    """``threading.enumerate`` does not show the thread of a lane."""
+    before = threading.enumerate()
+    sink = Gated()
+    lanes.start(sink).offer(lanes.chunk(statement(0)))
+    assert sink.entered.wait(SOON_S)
+    assert threading.enumerate() == before
+
+
+def test_taken_back_events_are_lost(lanes: Lanes) -> None:
+    """What a sink accepted and lost after all moves from one count to the other."""
+    lane = lanes.start(MemorySink())
+    lane.offer(lanes.chunk(*map(statement, range(5))))
+    settle(lane)
+
+    lane.lose("the spool was full", 2)
+
+    assert lane.delivered == 3
+    assert [(loss.reason, loss.events) for loss in lane.losses.take()] == [("the spool was full", 2)]
+
+
+# -- the end ---------------------------------------------------------------------------------------------------------
+
+
+def test_close_is_last_and_knows_the_deadline(lanes: Lanes) -> None:
+    """What was offered before ``finish`` is written, then the sink is closed, once."""
+    deadlines: list[float] = []
+    sink = MemorySink()
+    sink.close = deadlines.append  # type: ignore[method-assign]
+    lane = lanes.start(sink)
+    for seq in range(3):
+        lane.offer(lanes.chunk(statement(seq)))
+
+    deadline = time.monotonic() + SOON_S
+    lane.finish(deadline)
+
+    assert lane.wait_ended(deadline)
+    assert seqs(sink) == [0, 1, 2]
+    assert deadlines == [deadline]
+
+
+def test_failing_close_is_said(lanes: Lanes) -> None:
+    """What ``close`` raises does not keep the lane from ending."""
+    sink = MemorySink()
+
+    def fail(deadline: float) -> None:
+        raise OSError("gone")
+
+    sink.close = fail  # type: ignore[method-assign]
+    lane = lanes.start(sink)
+    lane.finish(time.monotonic() + SOON_S)
+    assert lane.wait_ended(time.monotonic() + SOON_S)
+    assert lanes.warnings == ["sink toy: did not close: OSError: gone"]
+
+
+def test_retries_end_with_the_deadline(lanes: Lanes) -> None:
+    """A receiver that stays away costs no more time than there is, and its batch is counted."""  # fault P9
+    sink = MemorySink(failures=[SinkError("away", retry_after_s=60.0)] * 1_000)
+    lane = lanes.start(sink)
+    lane.offer(lanes.chunk(statement(0)))
+
+    deadline = time.monotonic() + 0.2
+    lane.finish(deadline)
+
+    assert lane.wait_ended(deadline + SOON_S)
+    assert sink.calls[-1] == "close"
+    assert (lane.delivered, lane.losses.events) == (0, 1)
+
+
+def test_sink_that_hangs_is_not_waited_for(lanes: Lanes) -> None:
+    """Waiting ends at the deadline; what is under way counts as waiting."""
+    lane = lanes.start(Gated())
+    lane.offer(lanes.chunk(statement(0)))
+    assert not lane.wait_idle(time.monotonic() + 0.02)
+    assert not lane.wait_ended(time.monotonic() + 0.02)
+    assert lane.waiting == 1
+
+
+# -- a slow sink -----------------------------------------------------------------------------------------------------
+
+
+def test_lines_larger_than_the_bound_pass_when_nothing_waits(lanes: Lanes) -> None:
+    """The bound is on what waits; something always may."""
+    lane = lanes.start(MemorySink(), max_bytes=1)
+    for seq in (0, 2):
+        lane.offer(lanes.chunk(enter(seq), leave(seq + 1, seq)))
+        settle(lane)
+    assert lane.delivered == 4
+
+
+def test_whole_calls_are_dropped(lanes: Lanes) -> None:
+    """When the bound is reached, a call goes with its end and all below it; the end of one admitted still passes."""
+    sink = Gated()
+    lane = lanes.start(sink, max_bytes=2 * LINE_BYTES)
+    lane.offer(lanes.chunk(enter(0), enter(1, 0)))
+    lane.offer(lanes.chunk(enter(2, 1), leave(3, 1)))
+    sink.gate.set()
+    settle(lane)
+    lane.offer(lanes.chunk(enter(4, 2), leave(5, 4), leave(6, 2), enter(7, 0), leave(8, 7), leave(9, 0)))
+    settle(lane)
+
+    assert seqs(sink) == [0, 1, 3, 7, 8, 9]
+    [loss] = lane.losses.take()
+    assert (loss.reason, loss.calls, loss.events, loss.size) == ("the sink is too slow", 2, 4, 4 * LINE_BYTES)
+
+
+steps = st.lists(st.tuples(st.integers(0, 5), st.integers(0, 1_000)), max_size=60)
+
+
+@given(steps, st.integers(1, 12), st.booleans())
+def test_what_is_delivered_is_closed(script: list[tuple[int, int]], room: int, tasks: bool) -> None:
+    """However calls of many threads and tasks interleave with a slow sink: no end without its beginning, no call
+    without the one that made it, no admitted call without its end; and each loss is counted.
+    """  # fault T12
+    lanes, sink = Lanes(), Gated()
+    entered: dict[int, int | None] = {}
+    open_calls: list[int] = []
+    offered: list[Record] = []
+    pending: list[Record] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(lane_module, "MAX_LEFT_SPANS", 65_536 if tasks else 0)
+        lane = lanes.start(sink, max_bytes=room * LINE_BYTES)
+        for step, choice in script:
+            seq = len(offered) + len(pending)
+            if step in (0, 1):  # a call, made by any that is open, or by a task that outlived the call it began in
+                parents = [None, *(entered if tasks else open_calls)]
+                entered[seq] = parents[choice % len(parents)]
+                open_calls.append(seq)
+                pending.append(enter(seq, entered[seq]))
+            elif step == 2 and open_calls:
+                pending.append(leave(seq, open_calls.pop(choice % len(open_calls))))
+            elif step == 3 and pending:
+                lane.offer(lanes.chunk(*pending))
+                offered += pending
+                pending = []
+            elif step == 4:  # the sink catches up
+                sink.gate.set()
+                settle(lane)
+                sink.gate.clear()
+            elif step == 5:
+                pending.append(statement(seq))
+        sink.gate.set()
+        settle(lane)
+        lanes.end()
+
+    delivered = seqs(sink)
+    kept = {*delivered}
+    assert delivered == sorted(kept)
+    for record in offered:
+        kind, seq = record[0], record[2]
+        if kind == ENTER and seq in kept:
+            assert entered[seq] is None or entered[seq] in kept
+        elif kind == EXIT:
+            assert (seq in kept) == (record[9] in kept)
+    dropped = [record for record in offered if record[2] not in kept]
+    losses = lane.losses.take()
+    assert lane.delivered == len(kept)
+    assert sum(loss.events for loss in losses) == lane.losses.events == len(dropped)
+    assert sum(loss.calls for loss in losses) == sum(record[0] == ENTER for record in dropped)
+    assert sum(loss.size for loss in losses) == LINE_BYTES * len(dropped)
+
+
+def test_long_call_that_was_dropped_stays_dropped(lanes: Lanes, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A dropped call that is still open is remembered, however many short ones are dropped after it."""
+    monkeypatch.setattr(lane_module, "MAX_LEFT_SPANS", 4)
+    sink = Gated()
+    lane = lanes.start(sink, max_bytes=LINE_BYTES)
+    lane.offer(lanes.chunk(statement(0)))
+    lane.offer(lanes.chunk(enter(1)))
+    for seq in range(2, 40, 2):
+        lane.offer(lanes.chunk(enter(seq), leave(seq + 1, seq)))
+    sink.gate.set()
+    settle(lane)
+
+    lane.offer(lanes.chunk(enter(40, 1), leave(41, 40), leave(42, 1)))
+    settle(lane)
+
+    assert seqs(sink) == [0]
+
+
+def test_waiting_stays_bounded_while_losses_are_reported(lanes: Lanes) -> None:
+    """A sink that hangs for days does not fill the memory with LOSS events."""  # fault T12
+    sink = Gated()
+    lane = lanes.start(sink, max_bytes=10 * LINE_BYTES)
+    for seq in range(100):
+        lane.offer(lanes.chunk(statement(seq)))
+    assert lane.waiting <= 11
+    sink.gate.set()
+    settle(lane)
+    assert lane.delivered + lane.losses.events == 100
+
+
+def test_blocking_lane_waits_and_loses_nothing(lanes: Lanes) -> None:
+    """With ``overflow: block`` the one who offers waits for room."""
+    sink = Gated()
+    lane = lanes.start(sink, max_bytes=LINE_BYTES, blocks=True)
+    offered: list[int] = []
+
+    def offer() -> None:
+        for seq in range(0, 10, 2):
+            lane.offer(lanes.chunk(enter(seq), leave(seq + 1, seq)))
+            offered.append(seq)
+
+    thread = threading.Thread(target=offer)
+    thread.start()
+    assert sink.entered.wait(SOON_S)
+    thread.join(0.05)
+    assert offered == [0]
+
+    sink.gate.set()
+    thread.join(SOON_S)
+    settle(lane)
+
+    assert seqs(sink) == [*range(10)]
+    assert lane.losses.events == 0
+
+
+def test_blocking_lane_drops_when_there_is_no_time_left(lanes: Lanes) -> None:
+    """At the end of the program, waiting for a sink that hangs has an end too."""
+    lane = lanes.start(Gated(), max_bytes=LINE_BYTES, blocks=True)
+    lane.offer(lanes.chunk(enter(0)))
+    lane.block_until(time.monotonic() + 0.02)
+    lane.offer(lanes.chunk(enter(1)))
+    assert lane.losses.events == 1
+
+
+# -- batches as a sink wants them ------------------------------------------------------------------------------------
+
+
+def batching(max_lines: int, *, max_wait_s: float = SOON_S) -> Gated:
+    """A sink that wants batches of so many lines."""
+    sink = Gated()
+    sink.batching = Batching(max_bytes=max_lines * LINE_BYTES, max_wait_s=max_wait_s)  # type: ignore[attr-defined]
+    return sink
+
+
+def sizes(sink: MemorySink) -> list[int]:
+    """The lengths of the batches that were taken."""
+    return [len(batch) for batch in sink.batches]
+
+
+def test_chunks_are_joined_as_far_as_they_fit(lanes: Lanes) -> None:
+    """Batches grow up to ``max_bytes``; what does not fit begins the next."""
+    sink = batching(4)
+    sink.gate.set()
+    lane = lanes.start(sink)
+    for seq in range(0, 12, 2):
+        lane.offer(lanes.chunk(statement(seq), statement(seq + 1)))
+    settle(lane)
+    assert sizes(sink) == [4, 4, 4]
+    assert seqs(sink) == [*range(12)]
+
+
+def test_chunk_that_did_not_fit_begins_the_next_batch(lanes: Lanes) -> None:
+    """Where chunks do not add up to the bound, each batch is still as large as it can be."""
+    sink = batching(5)
+    sink.gate.set()
+    lane = lanes.start(sink)
+    for seq in range(0, 12, 2):
+        lane.offer(lanes.chunk(statement(seq), statement(seq + 1)))
+    settle(lane)
+    assert sizes(sink) == [4, 4, 4]
+
+
+def test_chunk_above_the_bound_is_a_batch_of_its_own(lanes: Lanes) -> None:
+    """Lines are not cut."""
+    sink = batching(2)
+    sink.gate.set()
+    lane = lanes.start(sink)
+    for records in ([0], [1, 2, 3], [4]):
+        lane.offer(lanes.chunk(*map(statement, records)))
+    settle(lane)
+    assert sizes(sink) == [1, 3, 1]
+
+
+def test_batch_is_handed_on_after_its_time(lanes: Lanes, wait_until: Callable[..., Any]) -> None:
+    """An event waits for company no longer than ``max_wait_s``."""
+    sink = batching(100, max_wait_s=0.05)
+    sink.gate.set()
+    lane = lanes.start(sink)
+    lane.offer(lanes.chunk(statement(0)))
+    wait_until(lambda: sink.batches)
+    lane.offer(lanes.chunk(statement(1)))
+    wait_until(lambda: len(sink.batches) == 2)
+
+
+@pytest.mark.parametrize("ends", [False, True])
+def test_end_does_not_wait_for_more(ends: bool, lanes: Lanes) -> None:
+    """When the program ends, what was joined so far is delivered at once."""
+    sink = batching(100, max_wait_s=60.0)
+    sink.gate.set()
+    lane = lanes.start(sink)
+    lane.offer(lanes.chunk(statement(0)))
+    lane.offer(lanes.chunk(statement(1)))
+    if ends:
+        lane.finish(time.monotonic() + SOON_S)
+        assert lane.wait_ended(time.monotonic() + SOON_S)
+    else:
+        settle(lane)
+    assert seqs(sink) == [0, 1]

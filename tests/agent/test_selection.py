@@ -1,0 +1,149 @@
+"""Which modules and functions are targets."""
+
+from __future__ import annotations
+
+import fnmatch
+import os
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from flowtrace.config import Config, Rule
+from flowtrace.selection import Selection, globs, is_own
+
+names = st.text("abAB._", max_size=8)
+patterns = st.text("abAB._*?[]!-", max_size=8)
+
+
+def selection(*rules: dict[str, Any], project: Path | str = "/nowhere") -> Selection:
+    return Selection(Config(targets=tuple(msgspec.convert(rule, Rule) for rule in rules)), project=str(project))
+
+
+@given(name=names, wanted=st.lists(patterns, max_size=4))
+def test_globs_are_those_of_fnmatch(name: str, wanted: list[str]) -> None:
+    """A name matches when it matches any pattern as `fnmatch.fnmatchcase` has it."""
+    assert globs(wanted)(name) == any(fnmatch.fnmatchcase(name, pattern) for pattern in wanted)
+
+
+def test_names_with_newlines_match_whole() -> None:
+    """A pattern is for the whole name."""
+    assert not globs(["a"])("a\nb")
+    assert globs(["a*"])("a\nb")
+
+
+def test_hostile_globs_are_fast() -> None:
+    """Many stars do not make matching exponential."""  # fault F4
+    assert not globs(["*a" * 30 + "b"])("a" * 500)
+
+
+@given(
+    rules=st.lists(st.tuples(st.lists(patterns.filter(bool), min_size=1), st.lists(patterns.filter(bool)), st.lists(patterns.filter(bool)))),
+    qualname=names,
+)
+def test_the_first_rule_that_matches_counts(rules: list[tuple[list[str], list[str], list[str]]], qualname: str) -> None:
+    """Of the rules for a module, the first whose include has the function and whose exclude has not is its rule."""
+    chosen = selection(*({"modules": ["m"], "include": i, "exclude": e, "capture": {"max_items": n + 1}} for n, (_, i, e) in enumerate(rules)))
+
+    found = chosen.module("m", None)
+
+    match = lambda wanted: any(fnmatch.fnmatchcase(qualname, pattern) for pattern in wanted)  # noqa: E731
+    first = next((n for n, (_, i, e) in enumerate(rules) if match(i) and not match(e)), None)
+    rule = found.rule(qualname) if found else None
+    assert (rule.capture.max_items - 1 if rule else None) == first
+
+
+def test_rules_for_other_modules_do_not_count() -> None:
+    """A module that no rule names is no target."""
+    chosen = selection({"modules": ["app", "app.*"]})
+
+    assert chosen.module("app.chat", None) is not None
+    assert chosen.module("application", None) is None
+    assert not chosen.may_match("application", None)
+
+
+@pytest.mark.parametrize("name", ["flowtrace", "flowtrace.agent", "flowtrace_plugins.http", "sitecustomize"])
+def test_the_agent_is_never_a_target(name: str) -> None:
+    """Not even for a rule that names everything."""
+    chosen = selection({"modules": ["*"]})
+
+    assert is_own(name)
+    assert chosen.module(name, None) is None
+    assert not chosen.may_match(name, None)
+    assert chosen.module(["__main__", name], None) is None
+
+
+def make(folder: Path, *files: str) -> None:
+    for file in files:
+        (folder / file).parent.mkdir(parents=True, exist_ok=True)
+        (folder / file).write_text("")
+
+
+@pytest.mark.parametrize(
+    ("file", "is_target"),
+    [
+        ("app.py", True),
+        ("package/deep/module.py", True),
+        ("package/extension.so", True),
+        ("venv/lib/python3/site-packages/dep.py", False),
+        ("env-by-another-name/lib/thing.py", False),
+        ("conda/lib/thing.py", False),
+        ("lib/dist-packages/dep.py", False),
+        ("node_modules/gyp/x.py", False),
+        (".tox/py/x.py", False),
+        ("../outside.py", False),
+    ],
+)
+def test_project_is_what_lies_below_it(tmp_path: Path, file: str, is_target: bool) -> None:
+    """``@project`` takes files below the directory, environments of whatever name excepted."""
+    project = tmp_path / "project"
+    make(project, file, "env-by-another-name/pyvenv.cfg", "conda/conda-meta/history")
+
+    chosen = selection({"modules": ["@project"]}, project=project)
+
+    assert (chosen.module("m", str(project / file)) is not None) is is_target
+
+
+def test_project_knows_a_module_before_it_is_found(tmp_path: Path) -> None:
+    """Names may match when one of the folders that are searched is of the project and has such a file."""
+    make(tmp_path, "app.py", "package/__init__.py", "namespace/inner/x.py", "venv/pyvenv.cfg", "venv/lib/dep.py")
+    chosen = selection({"modules": ["@project"]}, project=tmp_path)
+
+    folders = [str(tmp_path), str(tmp_path / "venv/lib")]
+
+    assert [name for name in ("app", "package", "namespace", "dep", "json") if chosen.may_match(name, folders)] == [
+        "app", "package", "namespace",
+    ]  # fmt: skip
+    assert chosen.may_match("namespace.inner", [str(tmp_path / "namespace")])
+    assert not chosen.may_match("package.absent", [str(tmp_path / "package")])
+
+
+def test_project_through_a_link_and_a_relative_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The real place of a file counts, however its path is written."""
+    make(tmp_path, "real/app.py", "elsewhere/dep.py")
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    (tmp_path / "real/linked").symlink_to(tmp_path / "elsewhere")
+    monkeypatch.chdir(tmp_path / "real")
+    chosen = selection({"modules": ["@project"]}, project=tmp_path / "link")
+
+    assert chosen.module("app", "app.py")
+    assert chosen.module("app", str(tmp_path / "link/app.py"))
+    assert chosen.module("dep", str(tmp_path / "real/linked/dep.py")) is None
+    assert chosen.module("builtin", None) is None
+
+
+def test_a_script_is_known_by_its_file_name_too(tmp_path: Path) -> None:
+    """A script that runs as ``__main__`` is a target of rules for its own name."""
+    chosen = selection({"modules": ["job"]})
+
+    assert chosen.module(["__main__", "job"], str(tmp_path / "job.py"))
+    assert chosen.module(["__main__"], str(tmp_path / "job.py")) is None
+
+
+@pytest.mark.parametrize("path", [[1, None, b"bytes"], ["\0"], ["/does/not/exist"], []])
+def test_odd_search_paths_match_nothing(path: list[Any]) -> None:
+    """Whatever stands on ``sys.path``, asking raises nothing."""
+    assert selection({"modules": ["@project"]}, project=os.getcwd()).may_match("x", path) is False
