@@ -83,7 +83,7 @@ class Batch:
 
     def __init__(self, id: str, lines: Sequence[bytes]) -> None:
         self.id = id
-        self.lines = lines
+        self.lines = tuple(lines)  # all sinks get the same batch
 
     def __len__(self) -> int:
         return len(self.lines)

@@ -138,7 +138,7 @@ class Lane:
                 return
             chunk = kept
         self._offered_bytes += chunk.size
-        self._offered += len(chunk.batch)
+        self._offered += len(chunk.records)
         self._inbox.put(chunk)
 
     def block_until(self, deadline: float) -> None:
@@ -276,11 +276,13 @@ class Lane:
     def _deliver(self, chunk: Chunk) -> None:
         reason = self._attempt(chunk.batch)
         if reason:
-            self.losses.add(reason, len(chunk.batch), calls=sum(r[0] == ENTER for r in chunk.records), size=chunk.size)
+            self.losses.add(
+                reason, len(chunk.records), calls=sum(r[0] == ENTER for r in chunk.records), size=chunk.size
+            )
         else:
-            self.delivered += len(chunk.batch)
+            self.delivered += len(chunk.records)
         self._done_bytes += chunk.size
-        self._done += len(chunk.batch)
+        self._done += len(chunk.records)
 
     def _attempt(self, batch: Batch) -> str:
         """Deliver ``batch``, with retries; returns why it was given up, or nothing."""

@@ -140,15 +140,22 @@ def resumed(suspended: Suspended | None) -> None:
 class Driven(map):  # type: ignore[type-arg]  # an iterator of whatever the driven one gives
     """Runs an iterator so that each of its suspensions is seen: an awaitable and an iterator for ``yield from``."""
 
-    __slots__ = ("inner", "suspended")
+    __slots__ = ("awaited", "inner", "suspended")
+    awaited: Any
     inner: Any
     suspended: Suspended
 
-    def __new__(cls, suspended: Suspended, inner: Any) -> Driven:
+    def __new__(cls, suspended: Suspended, inner: Any, awaited: Any = None) -> Driven:
         """``map`` asks its first iterable first: that one takes the span up, then ``inner`` runs, then `pause`."""
         self = super().__new__(cls, suspended.pause, iter(suspended.go_on, Driven), inner)
-        self.suspended, self.inner = suspended, inner
+        self.suspended, self.inner, self.awaited = suspended, inner, inner if awaited is None else awaited
         return self
+
+    def __getattr__(self, name: str) -> Any:
+        """What tools that walk from one coroutine to the next ask for: ``cr_await``, ``gi_frame`` and their like."""
+        if name.startswith(("cr_", "gi_", "ag_")):
+            return getattr(self.awaited, name)
+        raise AttributeError(f"{type(self.inner).__name__!r} object has no attribute {name!r}")
 
     def __await__(self) -> Iterator[Any]:
         return self
@@ -207,14 +214,14 @@ def delegate_await(suspended: Suspended | None, awaitable: Any) -> Any:
     if type(awaitable) is types.CoroutineType:
         if awaitable.cr_await is not None or _link(suspended, awaitable.cr_code, awaitable.cr_suspended):
             return awaitable
-        return Driven(suspended, awaitable.__await__())
+        return Driven(suspended, awaitable.__await__(), awaitable)
     if type(awaitable) is types.GeneratorType:
         return Driven(suspended, awaitable) if awaitable.gi_code.co_flags & _ITERABLE_COROUTINE else awaitable
     method = _special(awaitable, "__await__")
     if method is None:
         return awaitable
     iterator = method()
-    return Driven(suspended, iterator) if hasattr(type(iterator), "__next__") else awaitable
+    return Driven(suspended, iterator, awaitable) if hasattr(type(iterator), "__next__") else awaitable
 
 
 def _link(suspended: Suspended, code: types.CodeType, is_under_way: bool) -> bool:
