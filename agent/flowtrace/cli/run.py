@@ -31,17 +31,32 @@ working directory are traced, and the calls are shown as a tree on stderr. FLOWT
 
 def main(argv: Sequence[str] | None = None) -> NoReturn:
     """Run the command line ``argv``; does not return."""
-    options = _parser().parse_args(argv)
-    if not options.command:
+    own, command = split(sys.argv[1:] if argv is None else argv)
+    options = _parser().parse_args(own)
+    if not command:
         _parser().error("no COMMAND to run")
     try:
-        command = resolve_command(options.command, os.environ)
+        command = resolve_command(command, os.environ)
         environ = dict(os.environ)
         if environ.get("FLOWTRACE_ENABLED", "1") not in ("0", "false", "no", "off"):
             environ = _traced(environ, options)
     except FlowtraceError as error:
         _fail(str(error), USAGE_ERROR)
     _become(command, environ)
+
+
+def split(argv: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The launcher's own options, and COMMAND with all that follows it, which may begin with ``-m``."""
+    own: list[str] = []
+    rest = list(argv)
+    while rest and rest[0].startswith("-") and rest[0] != "-m":
+        option = rest.pop(0)
+        if option == "--":
+            break
+        own.append(option)
+        if option in ("--config", "--set") and rest:
+            own.append(rest.pop(0))
+    return own, rest
 
 
 def resolve_command(command: Sequence[str], environ: Mapping[str, str]) -> list[str]:
@@ -83,7 +98,6 @@ def _parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     parser.add_argument("--quiet", action="store_true", help="do not say on stderr what is traced")
     parser.add_argument("--version", action="version", version=f"flowtrace {__version__}")
-    parser.add_argument("command", metavar="COMMAND", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
     return parser
 
 
