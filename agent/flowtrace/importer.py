@@ -12,6 +12,8 @@ Three doors, each opened once and closed again by `Importer.remove`:
 from __future__ import annotations
 
 import _frozen_importlib_external as external
+import contextlib
+import functools
 import os
 import sys
 import types
@@ -46,7 +48,7 @@ class Importer:
     def install(self) -> None:
         """Open the three doors."""
         if self._attachment.selection.wants_standard_library:
-            import wrapt.importer  # noqa: F401  # imports some of it: not in the middle of the program's own import
+            _wrapt_importer()  # it imports some of them: not in the middle of the program's own import
         sys.meta_path.insert(0, self)
         _set_get_code(_as_importlib(self._get_code()))
         sys.path_hooks.insert(0, self._script_importer)
@@ -70,10 +72,8 @@ class Importer:
     def _watch(self, name: str) -> None:
         if name in self._watched:  # wrapt's finder searches again, and so asks us a second time
             return
-        import wrapt.importer  # here, for it takes 50 ms, and many a program has no target at all
-
         self._watched.add(name)
-        wrapt.importer.register_post_import_hook(self._imported, name)
+        _wrapt_importer().register_post_import_hook(self._imported, name)
         if sys.meta_path[0] is not self:  # wrapt has just put its finder in front
             sys.meta_path.remove(self)
             sys.meta_path.insert(0, self)
@@ -183,9 +183,27 @@ def _without_our_frames(hook: Callable[..., Any]) -> Callable[..., Any]:
         hook(kind, error.with_traceback(traceback), traceback)
         if isinstance(error, KeyboardInterrupt):
             # so Python knows that it is to die of SIGINT: it looks for what leaves code that was run from text
-            exec("raise error", {"error": error})
+            with contextlib.suppress(KeyboardInterrupt):
+                exec("raise error", {"error": error})
 
     return excepthook
+
+
+@functools.cache
+def _wrapt_importer() -> Any:
+    """wrapt's post-import hooks, imported late: that takes 50 ms, and many a program has no target at all.
+
+    Its loader stands between importlib's frames; under importlib's name it is cut out of tracebacks as these are.
+    """
+    import wrapt.importer
+
+    for name in ("_self_exec_module", "_self_load_module"):
+        function: Any = getattr(wrapt.importer._ImportHookChainedLoader, name, None)
+        if type(function) is types.FunctionType:
+            function.__code__ = function.__code__.replace(
+                co_filename=external.SourceLoader.get_code.__code__.co_filename
+            )
+    return wrapt.importer
 
 
 def _set_get_code(function: Any) -> None:
