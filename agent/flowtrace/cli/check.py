@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-import orjson
+import msgspec
 
 from flowtrace.announcement import plural
 from flowtrace.cli.configuration import resolve
@@ -126,20 +126,29 @@ def _attached(files: Sequence[str]) -> dict[str, set[str]]:
         except OSError as error:
             raise FlowtraceError(f"{file}: {error.strerror}") from error
         for event in events:
-            traced = {each["name"] for each in event["functions"] if each["how"] != "not traced"}
-            for key in (event["module"], os.path.realpath(event["file"] or event["module"])):
+            traced = {each.name for each in event.functions if each.how != "not traced"}
+            for key in (event.module, os.path.realpath(event.file or event.module)):
                 attached.setdefault(key, set()).update(traced)
     return attached
 
 
-def _attach_event(line: bytes) -> dict[str, Any] | None:
-    if b'"event":"ATTACH"' not in line:
-        return None
+class _AttachedFunction(msgspec.Struct):
+    name: str
+    how: str
+
+
+class _Attach(msgspec.Struct, tag_field="event", tag="ATTACH"):
+    module: str
+    file: str | None
+    functions: list[_AttachedFunction]
+
+
+def _attach_event(line: bytes) -> _Attach | None:
+    """The event, if the line is one; a crash may have torn it."""
     try:
-        event: dict[str, Any] = orjson.loads(line)
-    except orjson.JSONDecodeError:
-        return None  # torn, by a crash
-    return event if event.get("event") == "ATTACH" else None
+        return msgspec.json.decode(line, type=_Attach) if b'"event":"ATTACH"' in line else None
+    except msgspec.MsgspecError:
+        return None
 
 
 def _missing(report: Sequence[Matches], attached: dict[str, set[str]]) -> Iterator[dict[str, Any]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fnmatch
 import importlib.machinery
 import os
 import re
@@ -58,19 +57,20 @@ def survey(config: Config, *, project: str, path: Sequence[str]) -> list[Matches
     selection = Selection(config, project=project)
     found = dict(_modules(config, selection, project, path))
     by_rule: dict[int, list[Module]] = {id(rule): [] for rule in config.targets}
-    functions: dict[str, list[str]] = {}
+    known: dict[int, list[str]] = {id(rule): [] for rule in config.targets}  # the functions of its modules
     for name, file in sorted(found.items()):
         rules = selection.module(name, file)
         if rules is None:
             continue
         everything = _read(name, file, rules)
-        functions[name] = [function.qualname for function in _all_functions(file)]
+        for each_rule, _ in rules.rules:
+            known[id(each_rule)] += [function.qualname for function in _all_functions(file)]
         for rule in config.targets:
             mine = tuple(each for each in everything.functions if rules.rule(each.qualname) is rule)
             if mine or (everything.problem and any(rule is each for each, _ in rules.rules)):
                 by_rule[id(rule)].append(everything._replace(functions=mine))
     return [
-        Matches(rule, tuple(by_rule[id(rule)]), () if by_rule[id(rule)] else _nearest(rule, found, functions))
+        Matches(rule, tuple(by_rule[id(rule)]), () if by_rule[id(rule)] else _nearest(rule, known[id(rule)], found))
         for rule in config.targets
     ]
 
@@ -153,13 +153,12 @@ def _all_functions(file: str) -> tuple[Function, ...]:
         return ()
 
 
-def _nearest(rule: Rule, found: Iterable[str], functions: dict[str, list[str]]) -> tuple[str, ...]:
-    """Modules that resemble the rule's, or, where its modules exist, functions that resemble what it includes."""
+def _nearest(rule: Rule, functions: Sequence[str], modules: Iterable[str]) -> tuple[str, ...]:
+    """Functions that resemble what the rule includes, where its modules exist; else modules that resemble its own."""
     from difflib import get_close_matches
 
-    mine = [name for name in functions if any(fnmatch.fnmatchcase(name, pattern) for pattern in rule.modules)]
-    wanted = [pattern for pattern in (rule.include if mine else rule.modules) if pattern != PROJECT_MODULES]
-    known = [qualname for name in mine for qualname in functions[name]] if mine else [*found]
+    wanted = [pattern for pattern in (rule.include if functions else rule.modules) if pattern != PROJECT_MODULES]
+    known = functions or [*modules]
     close = (match for pattern in wanted for match in get_close_matches(_plain(pattern), known, n=NEAREST, cutoff=0.5))
     return tuple(dict.fromkeys(close))[:NEAREST]
 
