@@ -1,0 +1,207 @@
+"""The survey: which modules and functions each rule selects, found and read, never imported."""
+
+from __future__ import annotations
+
+import os
+import py_compile
+from collections.abc import Callable
+from importlib.machinery import EXTENSION_SUFFIXES
+from pathlib import Path
+
+import pytest
+
+from flowtrace.cli.survey import Matches, survey
+from flowtrace.config import Config, Rule
+
+Write = Callable[[str, str], Path]
+Find = Callable[..., list[Matches]]
+
+BOOM = "raise SystemExit('imported')\n"
+SHOP = BOOM + "class Cart:\n    def add(self): ...\n    def __repr__(self): ...\ndef main(): ...\n"
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Write:
+    """Write a file below the temporary directory."""
+
+    def write(name: str, text: str) -> Path:
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+        return path
+
+    return write
+
+
+@pytest.fixture
+def find(tmp_path: Path) -> Find:
+    """Survey rules in the project ``tmp_path``, with ``path`` to import from besides."""
+
+    def find(*rules: Rule, path: tuple[Path, ...] = (), project: Path = tmp_path) -> list[Matches]:
+        targets = rules or (Rule(modules=("@project",)),)
+        return survey(Config(targets=targets), project=str(project), path=[*map(str, path)])
+
+    return find
+
+
+def names(matches: Matches) -> list[str]:
+    """The modules that a rule selects."""
+    return [module.name for module in matches.modules]
+
+
+def functions(matches: Matches) -> dict[str, list[str]]:
+    """The functions that a rule selects, by module."""
+    return {module.name: [function.qualname for function in module.functions] for module in matches.modules}
+
+
+def test_project_is_read_and_not_run(write: Write, find: Find) -> None:
+    """Modules of any kind of package are found; not one of them is imported."""
+    for name in ("shop.py", "package/__init__.py", "package/deep/cart.py", "space/more/cart.py"):
+        write(name, SHOP)
+
+    [found] = find()
+
+    assert names(found) == ["package", "package.deep.cart", "shop", "space.more.cart"]
+    assert functions(found)["shop"] == ["Cart.add", "Cart.__repr__", "main"]
+
+
+def test_each_function_belongs_to_the_first_rule_that_selects_it(write: Write, find: Find) -> None:
+    """A function appears once, however many rules would do."""
+    write("shop.py", SHOP)
+    write("bank.py", SHOP)
+    first = Rule(modules=("shop",), include=("Cart.*",), exclude=("*.__repr__",))
+
+    some = find(first, Rule(modules=("shop", "bank")), Rule(modules=("@project",)))
+
+    assert functions(some[0]) == {"shop": ["Cart.add"]}
+    assert functions(some[1]) == {"bank": ["Cart.add", "Cart.__repr__", "main"], "shop": ["Cart.__repr__", "main"]}
+    assert functions(some[2]) == {}
+
+
+def test_ways_of_tracing_and_their_reasons(write: Write, find: Find) -> None:
+    """A function that reads its own variables gets a wrapper, and says why."""
+    write("shop.py", "def plain(): ...\ndef looks():\n    return locals()\n")
+    [found] = find()
+    ways = {function.qualname: function.how for function in found.modules[0].functions}
+    assert ways == {"plain": "instrumented", "looks": "wrapper"}
+    assert "locals" in found.modules[0].functions[1].reason
+
+
+def test_modules_of_the_search_path(write: Write, find: Find, tmp_path: Path) -> None:
+    """A rule may name installed modules; where two folders have one of a name, the first counts."""
+    write("one/lib/a.py", SHOP)
+    write("two/lib/a.py", "def other(): ...\n")
+    write("two/lib/b.py", SHOP)
+    write("project/x.py", SHOP)
+
+    [found] = find(Rule(modules=("lib.*",)), path=(tmp_path / "one", tmp_path / "two"), project=tmp_path / "project")
+
+    assert functions(found) == {
+        "lib.a": ["Cart.add", "Cart.__repr__", "main"],
+        "lib.b": ["Cart.add", "Cart.__repr__", "main"],
+    }
+    assert found.modules[0].file == str(tmp_path / "one/lib/a.py")
+
+
+def test_environments_are_left_out(write: Write, find: Find) -> None:
+    """What is installed in the project's folder is not the project."""
+    for name in ("venv/pyvenv.cfg", "venv/lib/a.py", "node_modules/b.py", ".tox/c.py", "site-packages/d.py"):
+        write(name, SHOP)
+    write("shop.py", SHOP)
+    [found] = find()
+    assert names(found) == ["shop"]
+
+
+def test_own_modules_are_left_out(write: Write, find: Find) -> None:
+    """A rule that matches everything does not match the agent."""
+    write("flowtrace/x.py", SHOP)
+    write("shop.py", SHOP)
+    [found] = find(Rule(modules=("*",)))
+    assert names(found) == ["shop"]
+
+
+@pytest.mark.parametrize("name", ["fast" + EXTENSION_SUFFIXES[0], "fast.pyc"])
+def test_module_without_source_has_a_problem(name: str, write: Write, find: Find, tmp_path: Path) -> None:
+    """Of a compiled module nothing is known before it is imported, and the survey says so."""
+    py_compile.compile(str(write("source", "def f(): ...\n")), cfile=str(tmp_path / name), doraise=True)
+    [found] = find(Rule(modules=("fast",)))
+    [module] = found.modules
+    assert (module.name, module.functions) == ("fast", ())
+    assert module.problem.startswith("has no source")
+
+
+@pytest.mark.parametrize("text", ["def f(:\n", "def f(): ...\n\0", "# coding: nonsense\ndef f(): ...\n"])
+def test_module_that_cannot_be_read_has_a_problem(text: str, write: Write, find: Find) -> None:
+    """A mistake in one file hides no other."""
+    write("broken.py", text)
+    write("shop.py", SHOP)
+    [found] = find()
+    broken, shop = found.modules
+    assert (broken.name, broken.functions, shop.problem) == ("broken", (), "")
+    assert broken.problem
+    assert "\n" not in broken.problem
+
+
+def test_files_that_are_no_modules(write: Write, find: Find) -> None:
+    """Names that cannot be imported, data and caches are passed by."""
+    for name in ("my-script.py", "1st.py", "data.txt", "__pycache__/shop.py", "folder.d/shop.py"):
+        write(name, SHOP)
+    [found] = find()
+    assert found.modules == ()
+
+
+def test_links_to_folders_above(write: Write, find: Find, tmp_path: Path) -> None:
+    """Folders that hold themselves by links are walked once."""
+    write("shop.py", SHOP)
+    for name in ("loop", "again"):
+        (tmp_path / name).symlink_to(".")
+    (tmp_path / "inside").mkdir()
+    (tmp_path / "inside/up").symlink_to("..")
+    (tmp_path / "nowhere").symlink_to("missing")
+    [found] = find()
+    assert names(found) == ["shop"]
+
+
+def test_folder_that_may_not_be_read(write: Write, find: Find, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder without permission is passed by."""
+    write("shop.py", SHOP)
+    locked = write("locked/a.py", SHOP).parent
+    scandir = os.scandir
+
+    def guarded(folder: str) -> object:
+        if folder == str(locked):
+            raise PermissionError
+        return scandir(folder)
+
+    monkeypatch.setattr(os, "scandir", guarded)
+    [found] = find()
+    assert names(found) == ["shop"]
+
+
+@pytest.mark.parametrize(
+    ("rule", "nearest"),
+    [
+        (Rule(modules=("shp",)), "shop"),
+        (Rule(modules=("pakage.*",)), "package"),
+        (Rule(modules=("package.crat",)), "package.cart"),
+        (Rule(modules=("shop",), include=("Crat.ad",)), "Cart.add"),
+        (Rule(modules=("@project",), include=("man",)), "main"),
+    ],
+)
+def test_nearest_names_are_shown_for_a_rule_that_selects_nothing(
+    rule: Rule, nearest: str, write: Write, find: Find
+) -> None:
+    """Where a module is misspelt, modules; where its modules exist, their functions."""
+    write("shop.py", SHOP)
+    write("package/__init__.py", "")
+    write("package/cart.py", SHOP)
+    [found] = find(rule)
+    assert found.modules == ()
+    assert nearest in found.nearest
+
+
+def test_project_without_python_has_no_nearest_names(find: Find, write: Write, tmp_path: Path) -> None:
+    """``@project`` is not a name that could be misspelt."""
+    write("lib/project.py", SHOP)
+    [found] = find(project=tmp_path / "missing", path=(tmp_path / "lib",))
+    assert found == Matches(found.rule, (), ())
