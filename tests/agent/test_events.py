@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+from pathlib import Path
 from typing import Any
 
 import orjson
@@ -11,7 +13,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flowtrace.events import (
-    ENTER, EXCEPTION, EXIT, NOT_CAPTURED, STATEMENT, Batch, Described, Enter, Ids, Leave, Lines, Record, Statement,
+    ENTER,
+    EXCEPTION,
+    EXIT,
+    NOT_CAPTURED,
+    STATEMENT,
+    Batch,
+    Described,
+    Enter,
+    Ids,
+    Leave,
+    Lines,
+    Record,
+    Statement,
     json_text,
 )  # fmt: skip
 
@@ -46,6 +60,7 @@ statements = st.builds(
 
 
 def lines(*, as_text: bool = True, module: str = "app.chat", qualname: str = "Chat.send") -> Lines:
+    """A maker of lines with one target."""
     return Lines(
         describe=lambda index: Described(module, qualname),
         ids=Ids(bytes),
@@ -78,7 +93,9 @@ def test_each_record_is_one_line_in_the_fields_order(record: Record, as_text: bo
 
     added = [name for name in ("task",) if record[5] is not None]
     if record[0] != ENTER:
-        added = [name for name, value in (("activeMicros", record[11]), ("ended", record[12])) if value is not None] + added
+        added = [
+            name for name, value in (("activeMicros", record[11]), ("ended", record[12])) if value is not None
+        ] + added
     assert list(event)[: len(ORDER[event["event"]])] == ORDER[event["event"]]
     assert set(event) == {*ORDER[event["event"]], *PLACE, *added}
     assert len(event["traceId"]) == 32
@@ -175,3 +192,59 @@ def test_a_batch_gives_events_anew() -> None:
     assert batch.events() == [{"a": 1}, {"a": 2}]
     assert batch.body == b'{"a":1}\n{"a":2}\n'
     assert (len(batch), repr(batch)) == (2, "<Batch run-1-0 of 2 events>")
+
+
+def documented(kind: str) -> list[str]:
+    """The fields of ENTER, EXIT or EXCEPTION in the order of docs/events.md."""
+    text = (Path(__file__).parents[2] / "docs/events.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (`[^|]+) \| ([A-Z, ]+|all) \|", text, re.MULTILINE)
+    return [name for fields, kinds in rows if kinds in ("all",) or kind in kinds.split(", ")
+            for name in re.findall(r"`(\w+)`", fields)]  # fmt: skip
+
+
+@given(record=enters | leaves.filter(lambda leave: leave.kind == EXIT or not leave.ended), as_text=st.booleans())
+def test_fields_are_the_documented_ones(record: Record, as_text: bool) -> None:
+    """docs/events.md names each field, in the order and of the type it has; few may be absent."""
+    event = strict(lines(as_text=as_text).line(tuple(record)))
+
+    expected = documented(event["event"])
+    assert list(event) == [name for name in expected if name in event]
+    assert {*expected} - {*event} <= {"task", "activeMicros", "ended"}
+    for name in {"timestamp", "seq", "pid", "durationMicros", "durationMillis", "activeMicros"} & event.keys():
+        assert type(event[name]) is int
+
+
+@given(st.lists(st.integers(1, 1_000), min_size=1, max_size=4), st.integers(0, 5_000))
+def test_calls_from_before_a_fork_keep_their_ids(steps: list[int], number: int) -> None:
+    """After forks of forks, a number from before one has the id it had there; later ones have new ids."""
+    keys = iter(range(1, 256))
+    ids = Ids(lambda count: bytes([next(keys)]) * count)
+    first = 0
+    for step in steps:
+        before = (ids.span(number), ids.trace(number))
+        first += step
+        ids.begin(first)
+        assert ((ids.span(number), ids.trace(number)) == before) == (number < first)
+
+
+def test_ids_are_never_all_zeros() -> None:
+    """W3C trace context forbids it, whatever the source of randomness gives."""
+    ids = Ids(bytes)
+    assert int(ids.span(0), 16)
+    assert int(ids.trace(0)[:16], 16)
+
+
+def test_functions_are_described_once() -> None:
+    """The static data of a function is asked for when its first line is made, not for each."""
+    asked: list[int] = []
+
+    def describe(index: int) -> Described:
+        asked.append(index)
+        return Described("m", f"f{index}")
+
+    make = Lines(describe=describe, ids=Ids(bytes), pid=1, wall_offset_ns=0, values_as_text=True)
+    record = Enter(ENTER, 0, 1, 0, 7, None, 0, None, b"{}")
+    functions = [strict(make.line(tuple(record._replace(target=target))))["function"] for target in (0, 1, 0, 1)]
+
+    assert functions == ["f0", "f1", "f0", "f1"]
+    assert asked == [0, 1]

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import fnmatch
+import json
 import os
+import sys
+from importlib.machinery import EXTENSION_SUFFIXES, PathFinder
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +23,7 @@ patterns = st.text("abAB._*?[]!-", max_size=8)
 
 
 def selection(*rules: dict[str, Any], project: Path | str = "/nowhere") -> Selection:
+    """The selection of these rules."""
     return Selection(Config(targets=tuple(msgspec.convert(rule, Rule) for rule in rules)), project=str(project))
 
 
@@ -80,6 +84,7 @@ def test_the_agent_is_never_a_target(name: str) -> None:
 
 
 def make(folder: Path, *files: str) -> None:
+    """Make empty files, and the folders they need."""
     for file in files:
         (folder / file).parent.mkdir(parents=True, exist_ok=True)
         (folder / file).write_text("")
@@ -150,3 +155,60 @@ def test_a_script_is_known_by_its_file_name_too(tmp_path: Path) -> None:
 def test_odd_search_paths_match_nothing(path: list[Any]) -> None:
     """Whatever stands on ``sys.path``, asking raises nothing."""
     assert selection({"modules": ["@project"]}, project=os.getcwd()).may_match("x", path) is False
+
+
+def test_the_running_python_is_not_the_project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The folder of the interpreter is left out, even without a mark of an environment."""
+    make(tmp_path, "python/lib/m.py")
+    monkeypatch.setattr(sys, "prefix", str(tmp_path / "python"))
+    chosen = selection({"modules": ["@project"]}, project=tmp_path)
+    assert chosen.module("m", str(tmp_path / "python/lib/m.py")) is None
+
+
+@pytest.mark.parametrize("project", ["/", Path(os.__file__).parents[3]])
+def test_the_standard_library_is_not_the_project(project: Path | str) -> None:
+    """Run from the root of the disk or from a home directory that holds a Python, its library stays untraced."""
+    assert selection({"modules": ["@project"]}, project=project).module("json", json.__file__) is None
+
+
+@pytest.mark.parametrize(
+    ("project", "file"),
+    [(".", "..data/m.py"), (".venv/site-packages/shop", "m.py")],
+)
+def test_folders_of_odd_names_are_the_project(project: str, file: str, tmp_path: Path) -> None:
+    """``..data`` is a folder like any other; what counts is what lies between the project and the file."""
+    make(tmp_path / project, file)
+    chosen = selection({"modules": ["@project"]}, project=tmp_path / project)
+    assert chosen.module("m", str(tmp_path / project / file))
+
+
+modules = st.lists(st.sampled_from(["a", "b", "ab", "app"]), min_size=1, max_size=3).map(".".join)
+
+
+@given(modules, st.lists(st.sampled_from(["a", "a.*", "*", "app.b", "?b", "@project"]), min_size=1, max_size=3))
+def test_what_a_name_selects_may_match(name: str, wanted: list[str]) -> None:
+    """Where a rule names a module, wherever it is, the finder is told so beforehand."""
+    chosen = selection({"modules": wanted})
+    assert chosen.may_match(name, []) == (chosen.module(name, None) is not None)
+
+
+@pytest.mark.parametrize("project", [".", "package", "src", "space"])
+@pytest.mark.parametrize("root", ["real", "link"])
+def test_what_a_file_selects_may_match(project: str, root: str, tmp_path: Path) -> None:
+    """``may_match`` never says no to what ``module`` says yes to once the file is found, links included."""
+    binary = f"binary{EXTENSION_SUFFIXES[0]}"
+    make(tmp_path / "real", "m.py", "package/__init__.py", "package/x.py", "space/x.py", "src/deep/__init__.py", binary)
+    (tmp_path / "link").mkdir()
+    for folder in ("package", "space", "src"):
+        (tmp_path / "link" / folder).symlink_to(tmp_path / "real" / folder)
+    chosen = selection({"modules": ["@project"]}, project=tmp_path / "real" / project)
+
+    found = []
+    for name, folder in [*((name, "") for name in ("m", "package", "binary")), ("package.x", "package"),
+                         ("space.x", "space"), ("deep", "src")]:  # fmt: skip
+        path = [str(tmp_path / root / folder)]
+        spec = PathFinder.find_spec(name, path)
+        if spec and chosen.module(name, spec.origin):
+            found.append(name)
+            assert chosen.may_match(name, path), name
+    assert found
