@@ -237,7 +237,7 @@ def discover(path: Sequence[str] | None = None) -> list[str]:
         for file, distribution in _entry_point_files(folder):
             if distribution not in seen:
                 seen.add(distribution)
-                found += _values(file)
+                found += [value for value in _values(file) if value != BUILTIN]
     return list(dict.fromkeys(found))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import os
 import sys
 from collections.abc import Sequence
 
@@ -33,7 +34,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     command = importlib.import_module(f"flowtrace.cli.{options.command}")
     try:
         status: int = command.main(options.arguments)
+        sys.stdout.flush()
     except FlowtraceError as error:
         print(f"flowtrace {options.command}: {error}", file=sys.stderr)
         return 2
+    except BrokenPipeError:  # the reader, such as `head`, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return 0
     return status
