@@ -7,7 +7,7 @@ import shutil
 import sys
 import tomllib
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import NamedTuple
 
@@ -49,21 +49,21 @@ def main(argv: Sequence[str]) -> int:
     unknown = {*options.packages} - {each.name for each in chosen}
     if unknown:
         _parser().error(f"{', '.join(sorted(unknown))}: not in {HERE / 'packages.toml'}")
-    results = []
+    results: dict[str, Result] = {}
     problems = []
     with ThreadPoolExecutor(options.jobs) as pool:
         futures = [pool.submit(explore, package, Path(options.cache), keep=options.keep) for package in chosen]
-        for package, future in zip(chosen, futures, strict=True):
+        for future in as_completed(futures):
             try:
-                results.append(future.result())
-                print("\n".join(_told(results[-1])), flush=True)
+                result = future.result()
+                results[result.package.name] = result
+                print("\n".join(_told(result)), flush=True)
             except SuiteError as error:
                 problems.append(str(error))
-                print(f"{package.name}: {error}", flush=True)
-    print()
-    print("\n".join(_table(results)))
-    print("\n".join(_reasons(results)))
-    return 1 if problems or any(result.differences for result in results) else 0
+                print(error, flush=True)
+    in_order = [results[package.name] for package in chosen if package.name in results]
+    print("", *_table(in_order), *_reasons(in_order), sep="\n")
+    return 1 if problems or any(result.differences for result in in_order) else 0
 
 
 def _parser() -> argparse.ArgumentParser:

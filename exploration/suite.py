@@ -14,6 +14,7 @@ import signal
 import subprocess
 import sys
 import tarfile
+import tempfile
 import threading
 import tomllib
 from collections.abc import Mapping, Sequence
@@ -23,7 +24,21 @@ from typing import NamedTuple
 HERE = Path(__file__).parent
 PROJECT = HERE.parent
 CONSTRAINTS = HERE / "constraints.txt"
-PYTEST = ("-m", "pytest", "-p", "no:cacheprovider", "-p", "no:randomly", "-p", "no:xdist", "--rootdir=.", "--timeout=600")
+PYTEST = (
+    *("-m", "pytest", "--rootdir=.", "-p", "no:cacheprovider", "-p", "no:randomly", "-p", "no:xdist"),
+    "--timeout=600",  # suites have shorter ones, which say more about the machine than about tracing
+)
+    "-m",
+    "pytest",
+    "-p",
+    "no:cacheprovider",
+    "-p",
+    "no:randomly",
+    "-p",
+    "no:xdist",
+    "--rootdir=.",
+    "--timeout=600",
+)
 RUN_TIMEOUT_S = 1_800
 
 
@@ -131,7 +146,14 @@ class Suite:
         }
         environ.pop("PYTHONPATH", None)
         with open(log, "ab") as output:
-            done = subprocess.run([str(each) for each in command], stdout=output, stderr=output, env=environ)
+            done = subprocess.run(
+                [str(each) for each in command],
+                cwd=self._source if self._source.exists() else self.folder,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                env=environ,
+            )
         if done.returncode:
             raise SuiteError(f"{self.package.name}: {' '.join(map(str, command))} failed, see {log}")
 
@@ -139,8 +161,7 @@ class Suite:
         """Run the suite; ``name`` is that of the folder for what it leaves."""
         folder = self.folder / name
         shutil.rmtree(folder, ignore_errors=True)
-        for each in (folder / "home", folder / "tmp"):
-            each.mkdir(parents=True)
+        folder.mkdir(parents=True)
         omitted = shutil.ignore_patterns(*self.package.omit) if self.package.omit else None
         shutil.copytree(self._source, folder / "source", symlinks=True, ignore=omitted)
         (folder / "pytest.ini").touch()  # where the package has no such file, pytest must not find ours
@@ -148,7 +169,8 @@ class Suite:
         if traced:
             config = self._config(folder)
             command = [str(self.python.with_name("flowtrace-run")), "--quiet", "--config", str(config), *command]
-        status, cpu_s = _run(command, self._environ(folder), cwd=folder / "source", log=folder / "log.txt")
+        with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as temporary:
+            status, cpu_s = _run(command, self._environ(temporary), cwd=folder / "source", log=folder / "log.txt")
         shutil.rmtree(folder / "source", ignore_errors=True)
         return Run(folder, status, cpu_s)
 
@@ -160,13 +182,16 @@ class Suite:
         file.write_text(json.dumps({"service": self.package.name, "targets": [rule], "sinks": [sink]}))
         return file
 
-    def _environ(self, folder: Path) -> dict[str, str]:
-        """Little of ours, and nothing that differs from run to run but the places for files."""
+    def _environ(self, temporary: str) -> dict[str, str]:
+        """Little of ours, and nothing that differs from run to run but the folder for files.
+
+        That one has a short path, for tests make sockets in it.
+        """
         kept = {name: os.environ[name] for name in ("PATH", "SSL_CERT_FILE", "LD_LIBRARY_PATH") if name in os.environ}
         return kept | {
             "PATH": f"{self.python.parent}{os.pathsep}{kept.get('PATH', os.defpath)}",
-            "HOME": str(folder / "home"),
-            "TMPDIR": str(folder / "tmp"),
+            "HOME": temporary,
+            "TMPDIR": temporary,
             "LANG": "C.UTF-8",
             "TZ": "UTC",
             "COLUMNS": "120",
