@@ -48,7 +48,7 @@ def test_batches_come_back_in_order(tmp_path: Path) -> None:
     spool = Opened(tmp_path).spool
     batches = [spool.read(entry) for entry in spool.entries()]
 
-    assert [(b.id, b.lines) for b in batches if b] == [
+    assert [(b.id, [*b.lines]) for b in batches if b] == [
         ("r-1-1", [b'{"seq":1}', b'{"seq":2}']),
         ("odd/../id", [b'{"seq":3}']),
     ]
