@@ -28,17 +28,6 @@ PYTEST = (
     *("-m", "pytest", "--rootdir=.", "-p", "no:cacheprovider", "-p", "no:randomly", "-p", "no:xdist"),
     "--timeout=600",  # suites have shorter ones, which say more about the machine than about tracing
 )
-    "-m",
-    "pytest",
-    "-p",
-    "no:cacheprovider",
-    "-p",
-    "no:randomly",
-    "-p",
-    "no:xdist",
-    "--rootdir=.",
-    "--timeout=600",
-)
 RUN_TIMEOUT_S = 1_800
 
 
