@@ -96,7 +96,7 @@ class Dispatcher:
         state = self._recorder.state
         state.max_events, state.rate = -1, -1.0  # what is called from here on is not recorded
         for lane in self.lanes:
-            lane.block_until(self._stop_at - min(RESERVE_S, timeout_s / 4))
+            lane.end_by(self._stop_at - min(RESERVE_S, timeout_s / 4))
         self._wakeup.put(None)
         self._ended.acquire(timeout=timeout_s)
 

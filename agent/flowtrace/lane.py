@@ -73,6 +73,11 @@ class Losses:
             entry = self._open.setdefault(reason, [0, 0, 0, now, now])
             entry[:] = [entry[0] + calls, entry[1] + events, entry[2] + size, entry[3], now]
 
+    def count(self, events: int) -> None:
+        """Count events that are in the totals only, and in no report."""
+        with self._lock:
+            self.events += events
+
     def take(self) -> list[Loss]:
         """What was added since the last call."""
         with self._lock:
@@ -109,7 +114,7 @@ class Lane:
         self._dropped: set[int] = set()  # spans of dropped calls that are open: as many as the program has
         self._dropped_and_left: collections.OrderedDict[int, None] = collections.OrderedDict()  # tasks may go on below
         self._stop_at: float | None = None
-        self._block_until = float("inf")
+        self._close_by = 0.0
         self._stopping = _thread.allocate_lock()
         self._ended = _thread.allocate_lock()
         self._is_open = False
@@ -130,7 +135,7 @@ class Lane:
     def offer(self, chunk: Chunk) -> None:
         """Queue ``chunk`` for the sink, or as much of it as there is room for."""
         if self._blocks:
-            while self._is_full(chunk.size) and time.monotonic() < self._block_until:
+            while self._is_full(chunk.size) and (self._stop_at is None or time.monotonic() < self._stop_at):
                 time.sleep(POLL_S)
         if self._dropped or self._dropped_and_left or self._is_full(chunk.size):
             kept = self._admitted(chunk)
@@ -141,14 +146,18 @@ class Lane:
         self._offered += len(chunk.records)
         self._inbox.put(chunk)
 
-    def block_until(self, deadline: float) -> None:
-        """From ``deadline`` (``time.monotonic()``) on, drop rather than wait for room."""
-        self._block_until = deadline
+    def end_by(self, deadline: float) -> None:
+        """From now on neither wait for room nor between tries longer than until ``deadline`` (``time.monotonic()``)."""
+        wakes = self._stop_at is None
+        self._stop_at = deadline
+        if wakes:
+            self._stopping.release()
 
     def finish(self, deadline: float) -> None:
-        """Ask the lane to deliver what it has by ``deadline`` (``time.monotonic()``)."""
-        self._stop_at = deadline
-        self._stopping.release()
+        """Ask the lane to close its sink, by ``deadline``, when it has delivered what it has."""
+        if self._stop_at is None:
+            self.end_by(deadline)
+        self._close_by = deadline
         self._inbox.put(None)
 
     def wait_idle(self, deadline: float) -> bool:
@@ -186,6 +195,8 @@ class Lane:
                 lines.append(line)
                 records.append(record)
                 size += len(line)
+            elif record[0] == STATEMENT:
+                self.losses.count(1)  # a LOSS: to report its loss would breed another
             else:
                 events += 1
                 calls += record[0] == ENTER
@@ -322,9 +333,10 @@ class Lane:
             if self._stopping.acquire(timeout=delay):
                 self._stopping.release()
             return True
-        remaining = self._stop_at - time.monotonic()
-        time.sleep(max(0.0, min(delay, remaining)))
-        return remaining > delay
+        if delay > self._stop_at - time.monotonic():
+            return False
+        time.sleep(delay)
+        return True
 
     def _gave_up(self) -> str:
         self._failed_in_a_row += 1
@@ -336,7 +348,7 @@ class Lane:
 
     def _close(self) -> None:
         try:
-            self.sink.close(self._stop_at or time.monotonic())
+            self.sink.close(self._close_by)
         except BaseException as error:  # noqa: BLE001
             self._warn(f"sink {self.name}: did not close: {_said(error)}")
 

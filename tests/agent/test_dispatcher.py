@@ -1,310 +1,475 @@
-"""The dispatcher between the recorder's queue and the lanes."""
+"""The dispatcher: from the queue to every lane, what is said of losses, and the totals at the end."""
 
 from __future__ import annotations
 
 import itertools
+import json
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
+import orjson
 import pytest
 
+from flowtrace import lane as lane_module
 from flowtrace.dispatcher import Dispatcher
 from flowtrace.errors import SinkError
-from flowtrace.events import Batch, Described, Ids, Lines
+from flowtrace.events import STATEMENT, Batch, Described, Ids, Lines
+from flowtrace.hooks import Batching
 from flowtrace.lane import Lane
+from flowtrace.recorder import Recorder, Target
 from flowtrace.testing import MemorySink
-from tests.agent.engine import Engine
+from tests.agent.engine import Shown
 
-SOURCE = "def outer(n):\n  for i in range(n):\n    inner(i)\ndef inner(i):\n  return i\n"
-
-
-class Running:
-    """A recorder, a dispatcher and lanes to some sinks, all running."""
-
-    def __init__(self, *sinks: Any, interval_ns: int = 5_000_000, **options: Any) -> None:
-        self.engine = Engine()
-        recorder = self.engine.recorder
-        self.lines = Lines(
-            describe=lambda index: Described("m", recorder.targets[index].qualname),
-            ids=Ids(bytes), pid=1, wall_offset_ns=0, values_as_text=True,
-        )  # fmt: skip
-        self.dispatcher = Dispatcher(recorder, self.lines, run="00000000000000aa", interval_ns=interval_ns)
-        self.warnings: list[str] = []
-        self.lanes = [
-            Lane(
-                f"memory{number}", sink, max_bytes=options.get("max_bytes", 1 << 22), warn=self.warnings.append,
-                new_batch=self.dispatcher.new_batch, on_thread=self.dispatcher.guard_thread,
-            )
-            for number, sink in enumerate(sinks)
-        ]  # fmt: skip
-        self.module = self.engine.load(SOURCE)
-        self.dispatcher.start(self.lanes)
-
-    def wait(self, condition: Callable[[], object]) -> None:
-        deadline = time.monotonic() + 10
-        while not condition():
-            assert time.monotonic() < deadline
-            time.sleep(0.002)
+SOON_S = 10.0  # for what takes milliseconds on an idle machine
+Event = dict[str, Any]
 
 
-def events(sink: MemorySink, kind: str) -> list[dict[str, Any]]:
-    return [event for event in sink.events if event["event"] == kind]
-
-
-def check_totals(sink: MemorySink, name: str) -> dict[str, Any]:
-    """In STOP, recorded = delivered + lost, and delivered is what the sink got before it."""
-    (stop,) = events(sink, "STOP")
-    assert stop["recorded"] == stop["delivered"][name] + stop["lost"][name]
-    assert stop["recorded"] == stop["seq"]
-    assert stop["delivered"][name] == len(sink.lines) - 1
-    assert sink.events[-1] == stop
-    return stop
-
-
-def test_calls_reach_every_sink() -> None:
-    """All sinks get the same lines in the same order, and the totals in STOP hold."""
-    one, two = MemorySink(), MemorySink()
-    running = Running(one, two)
-
-    running.module.outer(3)
-    running.dispatcher.stop(10)
-
-    assert [event["function"] for event in events(one, "ENTER")] == ["outer", "inner", "inner", "inner"]
-    assert one.lines == two.lines
-    assert [event["seq"] for event in one.events] == list(range(9))
-    assert check_totals(one, "memory0")["lost"] == {"memory0": 0, "memory1": 0}
-    assert check_totals(two, "memory1")["openCalls"] == 0
-    assert len({batch.id for batch in one.batches}) == len(one.batches)
-    assert all(batch.id.startswith("00000000000000aa-") for batch in one.batches)
-
-
-def test_events_come_without_being_asked_for() -> None:
-    """After the interval at most, what was recorded is with the sink."""  # fault T11
-    sink = MemorySink()
-    running = Running(sink)
-
-    running.module.outer(1)
-    running.wait(lambda: len(sink.lines) == 4)
-
-    running.dispatcher.stop(10)
-
-
-def test_a_full_queue_does_not_wait_for_the_interval() -> None:
-    """The recorder wakes the dispatcher early."""
-    sink = MemorySink()
-    running = Running(sink, interval_ns=3_600 * 10**9)
-    running.engine.recorder.state.wake_at = 10
-
-    began = time.monotonic()
-    running.module.outer(20)
-    running.wait(lambda: sink.lines)
-
-    assert time.monotonic() - began < 1
-    running.dispatcher.stop(10)
-
-
-def test_a_failing_sink_harms_only_itself() -> None:
-    """The other sink gets all, the failing one's loss is counted and reported to the other."""
-    broken, sound = MemorySink(failures=[SinkError("no", retry=False)]), MemorySink()
-    running = Running(broken, sound)
-
-    running.module.outer(2)
-    running.wait(lambda: running.lanes[0].losses.events or events(sound, "LOSS"))
-    running.module.outer(2)
-    running.dispatcher.stop(10)
-
-    stop = check_totals(sound, "memory1")
-    assert len(events(sound, "ENTER")) == 6
-    (loss,) = events(sound, "LOSS")
-    assert (loss["sink"], loss["reason"]) == ("memory0", "the sink failed")
-    assert loss["from"] <= loss["to"]
-    assert stop["lost"] == {"memory0": loss["events"], "memory1": 0}
-    assert check_totals(broken, "memory0")["delivered"]["memory0"] == stop["delivered"]["memory0"]
-
-
-def test_what_the_recorder_lost_is_reported_and_counted() -> None:
-    """A LOSS event names the reason and the counts, and STOP's totals include it."""
-    sink = MemorySink()
-    running = Running(sink, interval_ns=3_600 * 10**9)
-    running.engine.recorder.state.max_events = 4
-
-    running.module.outer(20)
-    running.dispatcher.stop(10)
-
-    (loss,) = events(sink, "LOSS")
-    assert (loss["reason"], loss["sink"], loss["calls"], loss["events"]) == ("the queue is full", None, 18, 36)
-    assert check_totals(sink, "memory0")["lost"] == {"memory0": 36}
-
-
-class Stuck(MemorySink):
-    """A sink that hangs in ``write`` until it is let go."""
+class Gated(MemorySink):
+    """A sink whose ``write`` waits while its gate is closed."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.go = threading.Event()
+        self.gate = threading.Event()
 
     def write(self, batch: Batch) -> None:
-        """Hangs."""
-        self.go.wait(20)
+        """Waits for the gate."""
+        self.gate.wait(SOON_S)
         super().write(batch)
 
 
-def test_stop_ends_in_time_though_a_sink_hangs() -> None:
-    """The others get everything, and STOP counts as lost what the hanging sink has not taken."""  # fault P9
-    stuck, sound = Stuck(), MemorySink()
-    running = Running(stuck, sound)
-    running.module.outer(3)
+class Pipeline:
+    """A recorder, its dispatcher, and a lane for each sink, called ``sink0``, ``sink1`` and so on."""
 
-    began = time.monotonic()
-    running.dispatcher.stop(0.5)
-    took = time.monotonic() - began
+    def __init__(self) -> None:
+        self.recorder = Recorder()
+        lines = Lines(
+            describe=lambda index: Described("m", self.recorder.targets[index].qualname),
+            ids=Ids(lambda count: bytes(range(count))),
+            pid=1,
+            wall_offset_ns=0,
+            values_as_text=True,
+        )
+        self.dispatcher = Dispatcher(self.recorder, lines, run="00000000000000aa", interval_ns=5_000_000)
+        self.functions = self.recorder.functions(Target("m", "f", 1, Shown()))
+        self.sinks: list[MemorySink] = []
+        self.warnings: list[str] = []
 
-    stuck.go.set()
-    assert took < 2
-    assert check_totals(sound, "memory1")["lost"] == {"memory0": 8, "memory1": 0}
+    def start(self, *sinks: MemorySink, **options: Any) -> list[Lane]:
+        """Start with these sinks; returns their lanes."""
+        self.sinks = list(sinks)
+        lanes = [
+            Lane(
+                f"sink{number}",
+                sink,
+                max_bytes=options.get("max_bytes", 1 << 20),
+                blocks=options.get("blocks", False),
+                new_batch=self.dispatcher.new_batch,
+                warn=self.warnings.append,
+                on_thread=self.dispatcher.guard_thread,
+            )
+            for number, sink in enumerate(sinks)
+        ]
+        self.dispatcher.start(lanes)
+        return lanes
 
+    def call(self, times: int = 1) -> None:
+        """Record calls without any inside."""
+        for _ in range(times):
+            self.functions.leave(self.functions.enter({}), None)
 
-def test_a_slow_sink_gets_whole_trees() -> None:
-    """Every end has its beginning, every child its parent, and all the rest is counted."""
-    slow, sound = Stuck(), MemorySink()
-    running = Running(slow, sound, max_bytes=6_000)
-
-    for _ in range(30):
-        running.module.outer(2)
-        running.wait(lambda: not running.engine.recorder.queue)
-    slow.go.set()
-    running.dispatcher.stop(10)
-
-    begun = {event["spanId"]: event for event in events(slow, "ENTER")}
-    assert 0 < len(begun) < 90
-    assert {event["spanId"] for event in events(slow, "EXIT")} == begun.keys()
-    assert all(event["parentId"] in {None, *begun} for event in begun.values())
-    assert check_totals(slow, "memory0")["lost"]["memory0"] > 0
-    assert len(events(sound, "ENTER")) == 90
-
-
-def test_the_report_of_a_loss_breeds_no_other() -> None:
-    """While a sink hangs and is full, the others are told of its loss once, not again and again."""
-    stuck, sound = Stuck(), MemorySink()
-    running = Running(stuck, sound, max_bytes=1_000)
-    turns = itertools.count()
-    running.dispatcher.after_turn = lambda: next(turns)  # type: ignore[assignment]
-
-    for _ in range(2):
-        running.module.outer(20)
-        running.wait(lambda: not running.engine.recorder.queue)
-    running.wait(lambda: events(sound, "LOSS"))
-    first = next(turns)
-    running.wait(lambda: next(turns) > first + 10)
-
-    assert len(events(sound, "LOSS")) <= 2
-    stuck.go.set()
-    running.dispatcher.stop(10)
+    def stop(self, timeout_s: float = SOON_S) -> None:
+        """End the dispatcher."""
+        self.dispatcher.stop(timeout_s)
 
 
-def test_a_record_that_cannot_be_encoded_is_counted() -> None:
-    """It is lost for all sinks, and the rest goes on."""
+@pytest.fixture
+def pipeline(monkeypatch: pytest.MonkeyPatch) -> Iterator[Pipeline]:
+    """A pipeline that waits for nothing between tries."""
+    monkeypatch.setattr(lane_module, "BACKOFF_BASE_S", 0.0)
+    some = Pipeline()
+    yield some
+    for sink in some.sinks:
+        if isinstance(sink, Gated):
+            sink.gate.set()
+    some.stop()
+
+
+def kinds(sink: MemorySink) -> list[str]:
+    """The kinds of the events that the sink took."""
+    return [event["event"] for event in sink.events]
+
+
+def last(sink: MemorySink) -> Event:
+    """The STOP event."""
+    stop = sink.events[-1]
+    assert stop["event"] == "STOP"
+    return stop
+
+
+def balanced(stop: Event) -> bool:
+    """Whether recorded = delivered + lost for each sink."""
+    return all(stop["recorded"] == stop["delivered"][name] + stop["lost"][name] for name in stop["delivered"])
+
+
+# -- what is delivered -----------------------------------------------------------------------------------------------
+
+
+def test_records_reach_every_sink(pipeline: Pipeline, wait_until: Callable[..., Any]) -> None:
+    """Each sink gets each event, as the same batches, within the interval, without being asked."""
+    first, second = MemorySink(), MemorySink()
+    pipeline.start(first, second)
+    pipeline.dispatcher.state("START", service="shop")
+    pipeline.call(2)
+
+    wait_until(lambda: len(first.events) == len(second.events) == 5)
+
+    assert first.lines == second.lines
+    assert kinds(first) == ["START", "ENTER", "EXIT", "ENTER", "EXIT"]
+    assert [event["seq"] for event in first.events] == [*range(5)]
+    assert first.tries == second.tries
+
+
+def test_batch_ids_are_numbered(pipeline: Pipeline, wait_until: Callable[..., Any]) -> None:
+    """A batch is called after the run, the process and its number in it."""
     sink = MemorySink()
-    running = Running(sink, interval_ns=3_600 * 10**9)
-    running.engine.recorder.state.strict = False
-    line = running.lines.line
-    broken = itertools.count()
-    running.lines.line = lambda record: 1 / (next(broken) - 2) and line(record)  # type: ignore[method-assign, return-value]
-
-    running.module.outer(3)
-    running.dispatcher.stop(10)
-
-    (loss,) = events(sink, "LOSS")
-    assert (loss["reason"], loss["events"]) == ("could not be encoded", 1)
-    assert check_totals(sink, "memory0")["lost"] == {"memory0": 1}
+    pipeline.start(sink)
+    for count in (1, 2, 3):
+        pipeline.call()
+        wait_until(lambda count=count: len(sink.batches) >= count)
+    numbers = [batch.id.rsplit("-", 1) for batch in sink.batches]
+    assert {prefix for prefix, _ in numbers} == {pipeline.dispatcher._name[:-1]}
+    assert [int(number) for _, number in numbers] == [*range(len(numbers))]
 
 
-def test_calls_after_stop_are_not_recorded() -> None:
-    """The program may go on; a second stop does nothing."""
+def test_full_queue_is_looked_at_before_the_interval_is_over(wait_until: Callable[..., Any]) -> None:
+    """The recorder wakes the dispatcher when the queue is getting full."""
+    pipeline = Pipeline()
+    pipeline.dispatcher._interval_s = 3_600.0
+    pipeline.recorder.state.wake_at = 4
     sink = MemorySink()
-    running = Running(sink)
-    running.dispatcher.stop(10)
-    count = len(sink.lines)
-
-    running.module.outer(3)
-    running.dispatcher.stop(10)
-
-    assert len(sink.lines) == count
-    assert not running.engine.recorder.queue
+    pipeline.start(sink)
+    pipeline.call(3)
+    wait_until(lambda: len(sink.events) >= 4)
+    pipeline.stop()
+    assert balanced(last(sink))
 
 
-def test_calls_still_open_at_the_end_are_told() -> None:
-    """STOP says how many calls have begun and not ended."""
-    sink = MemorySink()
-    running = Running(sink)
-    running.module.inner = lambda i: running.dispatcher.stop(10)
+def test_calls_of_our_own_threads_are_not_recorded(pipeline: Pipeline) -> None:
+    """What a sink calls is no call of the program's, though it is a target."""  # fault T5
 
-    running.module.outer(1)
-
-    assert check_totals(sink, "memory0")["openCalls"] == 1
-
-
-def test_the_agents_threads_are_not_traced() -> None:
-    """A sink that calls traced code adds no events: its thread is guarded."""  # fault T5
-    class Calls(MemorySink):
-        module: Any = None
+    class Traced(MemorySink):
+        """Calls a traced function."""
 
         def write(self, batch: Batch) -> None:
-            self.module.inner(7)
+            """Is blind to it."""
+            pipeline.call()
             super().write(batch)
 
-    sink = Calls()
-    running = Running(sink)
-    sink.module = running.module
-
-    running.module.outer(1)
-    running.wait(lambda: len(sink.lines) == 4)
-    running.dispatcher.stop(10)
-
-    assert len(events(sink, "ENTER")) == 2
-    assert check_totals(sink, "memory0")["suppressedCalls"] > 0
+    sink = Traced()
+    pipeline.start(sink)
+    pipeline.call()
+    pipeline.stop()
+    assert kinds(sink) == ["ENTER", "EXIT", "STOP"]
+    assert last(sink)["suppressedCalls"] >= 1
 
 
-def test_statements_with_odd_values_are_lines() -> None:
-    """Paths with lone surrogates and objects of any type are written somehow."""
+def test_threads_are_not_the_programs(pipeline: Pipeline) -> None:
+    """``threading.enumerate`` shows neither the dispatcher nor its lanes."""
+    before = threading.enumerate()
+    pipeline.start(MemorySink(), MemorySink())
+    assert threading.enumerate() == before
+
+
+def test_text_that_is_not_unicode_can_be_stated(pipeline: Pipeline) -> None:
+    """The name of a file that is not UTF-8 neither raises nor makes a line that cannot be read."""  # fault U19
     sink = MemorySink()
-    running = Running(sink)
+    pipeline.start(sink)
+    pipeline.dispatcher.state("ATTACH", module="m", file="/x/\udc80.py", functions=[])
+    pipeline.stop()
+    attach, stop = sink.events
+    assert attach["file"].startswith("/x/")
+    assert json.loads(sink.lines[0]) == attach
+    assert [attach["seq"], stop["seq"]] == [0, 1]
 
-    running.dispatcher.state("ATTACH", file="caf\udce9.py", other=object)
-    running.dispatcher.stop(10)
 
-    (attach,) = events(sink, "ATTACH")
-    assert attach["file"].startswith("caf")
+def test_one_turn_after_another(pipeline: Pipeline, wait_until: Callable[..., Any]) -> None:
+    """What is to happen after each turn happens, and its failures are counted, not raised."""
+    calls = itertools.count()
 
+    def fail() -> None:
+        next(calls)
+        raise ValueError
 
-def test_conservation_under_load() -> None:
-    """Threads that record as fast as they can, a small queue: what was recorded is delivered or lost, exactly."""  # fault T1
+    pipeline.dispatcher.after_turn = fail
     sink = MemorySink()
-    running = Running(sink, max_bytes=200_000)
-    running.engine.recorder.state.max_events = 500
-    threads = [threading.Thread(target=lambda: [running.module.outer(3) for _ in range(300)]) for _ in range(4)]
+    pipeline.start(sink)
+    wait_until(lambda: pipeline.recorder.state.failures > 2)
+    pipeline.call()
+    pipeline.dispatcher.after_turn = lambda: None
+    pipeline.stop()
+    assert kinds(sink) == ["ENTER", "EXIT", "STOP"]
+    assert last(sink)["failures"] == pipeline.recorder.state.failures
 
+
+# -- what is lost ----------------------------------------------------------------------------------------------------
+
+
+def test_record_that_cannot_be_encoded_is_counted(pipeline: Pipeline) -> None:
+    """One bad record costs itself alone; a LOSS event says so."""
+    sink = MemorySink()
+    pipeline.recorder.queue.append((STATEMENT, None, next(pipeline.recorder.seq), 0, 0, b""))
+    pipeline.call()
+    pipeline.start(sink)
+    pipeline.stop()
+
+    [loss] = [event for event in sink.events if event["event"] == "LOSS"]
+    assert (loss["sink"], loss["reason"], loss["calls"], loss["events"]) == (None, "could not be encoded", 0, 1)
+    assert kinds(sink) == ["ENTER", "EXIT", "LOSS", "STOP"]
+    assert last(sink)["lost"] == {"sink0": 1}
+    assert balanced(last(sink))
+
+
+def test_full_queue_is_a_loss_for_all_sinks(pipeline: Pipeline) -> None:
+    """Calls that found no room are said to all, and their numbers are missing."""
+    sink = MemorySink()
+    pipeline.recorder.state.max_events = 2
+    pipeline.call(5)
+    pipeline.start(sink)
+    pipeline.stop()
+
+    [loss] = [event for event in sink.events if event["event"] == "LOSS"]
+    assert (loss["sink"], loss["reason"]) == (None, "the queue is full")
+    assert (loss["calls"], loss["events"], loss["bytes"]) == (4, 8, 0)
+    stop = last(sink)
+    present = {event["seq"] for event in sink.events}
+    assert stop["lost"]["sink0"] == len({*range(stop["seq"])} - present) == 8
+    assert balanced(stop)
+
+
+def test_loss_of_one_sink_is_told_to_all(pipeline: Pipeline, wait_until: Callable[..., Any]) -> None:
+    """A batch that one sink never takes reaches the other, and both are told."""  # fault S18
+    bad = MemorySink(failures=[SinkError("no", retry=False)])
+    good = MemorySink()
+    pipeline.start(bad, good)
+    pipeline.call(2)
+    wait_until(lambda: "LOSS" in kinds(good))
+    pipeline.stop()
+
+    [loss] = [event for event in good.events if event["event"] == "LOSS"]
+    assert list(loss)[3:-2] == ["sink", "reason", "calls", "events", "bytes", "from", "to"]
+    assert (loss["sink"], loss["reason"], loss["calls"], loss["events"]) == ("sink0", "the sink failed", 2, 4)
+    assert loss["bytes"] == sum(map(len, good.lines[:4]))
+    assert loss["from"] <= loss["to"]
+    stop = last(good)
+    assert (stop["delivered"], stop["lost"]) == ({"sink0": 1, "sink1": 5}, {"sink0": 4, "sink1": 0})
+    assert stop == last(bad)
+
+
+def test_slow_sink_loses_for_itself_alone(pipeline: Pipeline, wait_until: Callable[..., Any]) -> None:
+    """What a slow sink drops, another still gets; what each has is what STOP says."""
+    slow, quick = Gated(), MemorySink()
+    pipeline.start(slow, quick, max_bytes=4_000)
+    for _ in range(8):
+        have = len(quick.lines)
+        pipeline.call(4)
+        wait_until(lambda have=have: len(quick.lines) >= have + 8)
+    slow.gate.set()
+    pipeline.stop()
+
+    stop = last(quick)
+    assert balanced(stop)
+    assert stop["lost"]["sink1"] == 0
+    assert stop["lost"]["sink0"] > 0
+    for number, sink in enumerate((slow, quick)):
+        assert stop["delivered"][f"sink{number}"] == len(sink.events) - 1  # beside the STOP
+        spans = {kind: [e["spanId"] for e in sink.events if e["event"] == kind] for kind in ("ENTER", "EXIT")}
+        assert spans["ENTER"] == spans["EXIT"]
+    reported = [e for e in quick.events if e["event"] == "LOSS"]
+    assert {event["sink"] for event in reported} == {"sink0"}
+
+
+def test_events_that_a_sink_lost_later_are_not_delivered(pipeline: Pipeline, wait_until: Callable[..., Any]) -> None:
+    """STOP counts what a sink took back as lost; ``lost`` may be called with any text."""
+    sink = MemorySink()
+    [lane] = pipeline.start(sink)
+    pipeline.call(2)
+    wait_until(lambda: lane.delivered == 4)
+    lane.lose("the spool was f\udc80ll", 3)
+    pipeline.stop()
+
+    [loss] = [event for event in sink.events if event["event"] == "LOSS"]
+    assert (loss["sink"], loss["events"]) == ("sink0", 3)
+    assert last(sink)["delivered"] == {"sink0": 2}
+    assert balanced(last(sink))
+
+
+def test_blocked_calls_lose_nothing(pipeline: Pipeline) -> None:
+    """With ``overflow: block`` a slow sink slows the program, and gets everything."""
+    sink = Gated()
+    state = pipeline.recorder.state
+    state.max_events, state.block_ns = 4, int(SOON_S * 1e9)
+    pipeline.start(sink, max_bytes=1_000, blocks=True)
+    program = threading.Thread(target=pipeline.call, args=(40,))
+    program.start()
+    program.join(0.05)
+    assert program.is_alive()
+
+    sink.gate.set()
+    program.join(SOON_S)
+    pipeline.stop()
+
+    assert kinds(sink) == ["ENTER", "EXIT"] * 40 + ["STOP"]
+    assert last(sink)["lost"] == {"sink0": 0}
+
+
+# -- the end ---------------------------------------------------------------------------------------------------------
+
+
+def test_stop_gives_the_totals(pipeline: Pipeline) -> None:
+    """STOP is the last line of each sink, and the sinks are closed after it."""
+    sink = MemorySink()
+    pipeline.start(sink)
+    pipeline.call(3)
+    flow = pipeline.functions.enter({})
+    pipeline.stop()
+    pipeline.functions.leave(flow, None)
+
+    assert last(sink) | {"timestamp": 0, "thread": ""} == {
+        "timestamp": 0, "event": "STOP", "thread": "", "recorded": 7, "delivered": {"sink0": 7}, "lost": {"sink0": 0},
+        "openCalls": 1, "skippedCalls": 0, "suppressedCalls": 0, "failures": 0, "seq": 7, "pid": 1,
+    }  # fmt: skip
+    assert sink.calls[-1] == "close"
+
+
+def test_stop_is_said_once(pipeline: Pipeline) -> None:
+    """A second stop, as from a signal handler and then ``atexit``, does nothing."""
+    sink = MemorySink()
+    pipeline.start(sink)
+    pipeline.stop()
+    pipeline.stop()
+    assert kinds(sink) == ["STOP"]
+    assert sink.calls.count("close") == 1
+
+
+def test_stop_before_start_does_nothing() -> None:
+    """Where no thread could be started, there is nothing to end."""
+    Pipeline().stop()
+
+
+def test_stop_does_not_wait_for_a_sink_that_hangs(pipeline: Pipeline) -> None:
+    """It returns within its time; the other sink is told what the hanging one has not got."""  # faults P9, S18
+    hanging, good = Gated(), MemorySink()
+    pipeline.start(hanging, good)
+    pipeline.call(2)
+
+    before = time.monotonic()
+    pipeline.stop(0.4)
+    took = time.monotonic() - before
+
+    assert 0.2 < took < 2.0
+    assert (last(good)["delivered"], last(good)["lost"]) == ({"sink0": 0, "sink1": 4}, {"sink0": 4, "sink1": 0})
+    assert good.calls[-1] == "close"
+
+
+def test_stop_does_not_wait_for_a_lane_that_blocks(pipeline: Pipeline, wait_until: Callable[..., Any]) -> None:
+    """With ``overflow: block``, a sink that hangs keeps the others neither from their STOP nor from closing."""  # S18
+    hanging, good = Gated(), MemorySink()
+    pipeline.start(hanging, good, max_bytes=100, blocks=True)
+    pipeline.call()
+    wait_until(lambda: good.batches)
+    pipeline.call()
+    wait_until(lambda: not pipeline.recorder.queue)
+
+    before = time.monotonic()
+    pipeline.stop(0.4)
+
+    assert time.monotonic() - before < 2.0
+    assert balanced(last(good))
+    assert good.calls[-1] == "close"
+
+
+def test_stop_does_not_wait_for_a_batch_to_fill(pipeline: Pipeline) -> None:
+    """A sink that collects large batches delays the end of the program no longer than any other."""
+    sink = MemorySink()
+    sink.batching = Batching(max_bytes=1 << 20, max_wait_s=60.0)  # type: ignore[attr-defined]
+    pipeline.start(sink)
+    pipeline.call()
+
+    before = time.monotonic()
+    pipeline.stop(SOON_S)
+
+    assert time.monotonic() - before < SOON_S / 2
+    assert last(sink)["delivered"] == {"sink0": 2}
+
+
+def test_program_that_goes_on_calling_is_stopped_all_the_same(pipeline: Pipeline) -> None:
+    """Daemon threads that record as fast as the dispatcher encodes do not keep STOP from being said."""
+    sink = MemorySink()
+    pipeline.start(sink, max_bytes=1 << 30)
+    over = threading.Event()
+
+    def go_on() -> None:
+        while not over.is_set():
+            pipeline.call()
+
+    threads = [threading.Thread(target=go_on) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    pipeline.stop(SOON_S)
+    over.set()
+    for thread in threads:
+        thread.join()
+
+    assert balanced(last(sink))
+
+
+def test_call_that_ends_while_a_slow_sink_is_waited_for(pipeline: Pipeline, wait_until: Callable[..., Any]) -> None:
+    """Its EXIT, recorded after the last look at the queue, is in the totals."""
+    sink = Gated()
+    pipeline.start(sink)
+    flow = pipeline.functions.enter({})
+    stopping = threading.Thread(target=pipeline.stop)
+    stopping.start()
+    wait_until(lambda: pipeline.recorder.state.max_events == -1 and not pipeline.recorder.queue)
+    pipeline.functions.leave(flow, None)
+    sink.gate.set()
+    stopping.join(SOON_S)
+
+    assert balanced(last(sink))
+    assert kinds(sink) == ["ENTER", "EXIT", "STOP"]
+    assert last(sink)["openCalls"] == 0
+
+
+def test_what_is_called_after_stop_is_not_queued(pipeline: Pipeline) -> None:
+    """The queue of a process that ends does not grow."""
+    pipeline.start(MemorySink())
+    pipeline.stop()
+    pipeline.call(3)
+    assert not pipeline.recorder.queue
+
+
+def test_no_sinks(pipeline: Pipeline) -> None:
+    """Without any sink, the queue is drained all the same."""
+    pipeline.start()
+    pipeline.call()
+    pipeline.stop()
+    assert not pipeline.recorder.queue
+
+
+def test_events_of_many_threads_are_all_there(pipeline: Pipeline) -> None:
+    """Under load from many threads, conservation is exact."""  # fault T1
+    sink = MemorySink()
+    pipeline.start(sink, max_bytes=1 << 30)
+    threads = [threading.Thread(target=pipeline.call, args=(50,)) for _ in range(32)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    running.dispatcher.stop(20)
+    pipeline.stop()
 
-    stop = check_totals(sink, "memory0")
-    assert stop["recorded"] >= 4 * 300 * 4 * 2
-    assert sum(event["events"] for event in events(sink, "LOSS")) == stop["lost"]["memory0"]
-    begun = [event["spanId"] for event in events(sink, "ENTER")]
-    assert sorted(begun) == sorted(event["spanId"] for event in events(sink, "EXIT"))
-
-
-def test_no_thread_can_be_started(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The failure is told to the agent, which goes on without."""  # fault T10
-    def refuse(*_: object) -> None:
-        raise RuntimeError("can't start new thread")
-
-    monkeypatch.setattr("_thread.start_new_thread", refuse)
-
-    with pytest.raises(RuntimeError, match="can't start"):
-        Running(MemorySink())
+    stop = last(sink)
+    assert sorted(event["seq"] for event in sink.events) == [*range(stop["seq"] + 1)]
+    assert (stop["recorded"], stop["delivered"]) == (3_200, {"sink0": 3_200})
+    assert [orjson.loads(line)["event"] for line in sink.lines].count("ENTER") == 1_600

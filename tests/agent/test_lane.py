@@ -1,407 +1,629 @@
-"""A lane between the dispatcher and one sink: delivery, retries, loss, and an end in time."""
+"""Lanes: one sink's thread, its retries, what it drops when it is slow, and what it counts."""
 
 from __future__ import annotations
 
-import _thread
+import itertools
 import threading
 import time
+import types
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import orjson
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
-from flowtrace import lane as lanes
+from flowtrace import lane as lane_module
 from flowtrace.errors import SinkError
 from flowtrace.events import ENTER, EXIT, STATEMENT, Batch, Record
-from flowtrace.hooks import Batching
+from flowtrace.hooks import Batching, Sink
 from flowtrace.lane import Chunk, Lane
 from flowtrace.testing import MemorySink
 
+SOON_S = 10.0  # for what takes milliseconds on an idle machine
+LINE_BYTES = 40
 
-class Gate(MemorySink):
-    """A sink that takes nothing until it is opened."""
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.entered, self.opened = threading.Event(), threading.Event()
+class Gated(MemorySink):
+    """A sink whose ``write`` waits while its gate is closed."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.gate = threading.Event()
+        self.entered = threading.Event()
 
     def write(self, batch: Batch) -> None:
-        """Waits for `opened`."""
+        """Waits for the gate."""
         self.entered.set()
-        self.opened.wait()
+        self.gate.wait(SOON_S)
         super().write(batch)
 
 
-def enter(span: int, parent: int | None = None) -> Record:
-    return (ENTER, 0, span, 0, 1, None, 0, parent, b"{}")
+class Lanes:
+    """Starts lanes, and ends them with the test."""
 
+    def __init__(self) -> None:
+        self.warnings: list[str] = []
+        self._numbers = itertools.count()
+        self._started: list[Lane] = []
 
-def leave(span: int) -> Record:
-    return (EXIT, 0, 10_000 + span, 0, 1, None, 0, None, b"1", span, 1, None, None)
+    def new_batch(self, lines: list[bytes]) -> Batch:
+        """A batch with the next number."""
+        return Batch(f"run-1-{next(self._numbers)}", lines)
 
+    def start(self, sink: Sink, **options: Any) -> Lane:
+        """A running lane; its bound is ample unless given."""
+        started = Lane(
+            "toy",
+            sink,
+            max_bytes=options.pop("max_bytes", 1 << 20),
+            new_batch=self.new_batch,
+            warn=self.warnings.append,
+            on_thread=lambda: None,
+            **options,
+        )
+        started.start()
+        self._started.append(started)
+        return started
 
-def chunk(*records: Record, line: bytes = b"0123456789") -> Chunk:
-    """A chunk with a line of the same size for each record."""
-    return Chunk(Batch(f"run-1-{next(NUMBERS)}", [line] * len(records)), list(records), len(line) * len(records))
+    def chunk(self, *records: Record) -> Chunk:
+        """These records with lines that say which they are, of `LINE_BYTES` each."""
+        lines = [(b'{"seq":%d}' % record[2]).ljust(LINE_BYTES) for record in records]
+        return Chunk(self.new_batch(lines), list(records), LINE_BYTES * len(lines))
 
-
-NUMBERS: Iterator[int] = iter(range(10**9))
+    def end(self) -> None:
+        """Finish all lanes."""
+        for each in self._started:
+            if isinstance(each.sink, Gated):
+                each.sink.gate.set()
+            if each._stop_at is None:
+                deadline = lane_module.time.monotonic() + SOON_S
+                each.finish(deadline)
+                assert each.wait_ended(deadline)
 
 
 @pytest.fixture
-def make() -> Iterator[Callable[..., Lane]]:
-    """Makes and starts lanes, and ends them after the test."""
-    made: list[Lane] = []
-
-    def start(sink: Any, **options: Any) -> Lane:
-        warnings: list[str] = []
-        lane = Lane(
-            "memory", sink, max_bytes=options.pop("max_bytes", 1 << 20), new_batch=lambda lines: Batch("joined", lines),
-            warn=warnings.append, on_thread=lambda: None, **options,
-        )  # fmt: skip
-        lane.warnings = warnings  # type: ignore[attr-defined]
-        lane.start()
-        made.append(lane)
-        return lane
-
-    yield start
-    for lane in made:
-        if isinstance(lane.sink, Gate):
-            lane.sink.opened.set()
-        if lane._stop_at is None:
-            end(lane)
+def lanes(monkeypatch: pytest.MonkeyPatch) -> Iterator[Lanes]:
+    """Lanes that wait for nothing between tries."""
+    monkeypatch.setattr(lane_module, "BACKOFF_BASE_S", 0.0)
+    some = Lanes()
+    yield some
+    some.end()
 
 
-def end(lane: Lane, seconds: float = 10.0) -> bool:
-    deadline = time.monotonic() + seconds
-    lane.finish(deadline)
-    return lane.wait_ended(deadline)
+def statement(seq: int) -> Record:
+    """A record that is no call."""
+    return (STATEMENT, "LOSS", seq, 0, 1, b"")
 
 
-def settled(lane: Lane, seconds: float = 10.0) -> bool:
-    """Waits until all that was offered is delivered or lost, without asking the lane to hurry."""
-    deadline = time.monotonic() + seconds
-    while lane.waiting and time.monotonic() < deadline:
-        time.sleep(0.002)
-    return not lane.waiting
+def enter(seq: int, parent: int | None = None) -> Record:
+    """The beginning of a call."""
+    return (ENTER, 0, seq, 0, 1, None, 0, parent, b"{}")
 
 
-def hurried(lane: Lane) -> bool:
-    """Asks the lane to hand on what it has joined."""
-    return lane.wait_idle(time.monotonic() + 10)
+def leave(seq: int, span: int) -> Record:
+    """The end of a call."""
+    return (EXIT, 0, seq, 0, 1, None, 0, None, b"1", span, 0, None, None)
 
 
-def test_batches_arrive_in_order(make: Callable[..., Lane]) -> None:
-    """A sink is opened once, gets every batch in order, is flushed and closed."""
+def settle(lane: Lane) -> None:
+    """Wait until the lane has nothing left to do."""
+    assert lane.wait_idle(lane_module.time.monotonic() + SOON_S)
+
+
+def seqs(sink: MemorySink) -> list[int]:
+    """What the sink took, by number."""
+    return [orjson.loads(line)["seq"] for line in sink.lines]
+
+
+# -- delivery and failures -------------------------------------------------------------------------------------------
+
+
+def test_batches_are_delivered_in_order(lanes: Lanes, wait_until: Callable[..., Any]) -> None:
+    """The sink is opened once, before the first batch, and flushed when there is nothing more to write."""
     sink = MemorySink()
-    lane = make(sink)
-    chunks = [chunk(enter(n), leave(n)) for n in range(20)]
+    lane = lanes.start(sink)
+    for seq in range(3):
+        lane.offer(lanes.chunk(statement(seq)))
 
-    for each in chunks:
-        lane.offer(each)
+    wait_until(lambda: sink.calls[-1:] == ["flush"] and len(sink.batches) == 3)
 
-    assert settled(lane)
-    assert end(lane)
-    assert sink.batches == [each.batch for each in chunks]
-    assert (sink.calls[0], sink.calls[-1]) == ("open", "close")
-    assert "flush" in sink.calls
-    assert (lane.delivered, lane.losses.events, lane.waiting) == (40, 0, 0)
+    assert seqs(sink) == [0, 1, 2]
+    assert sink.calls[:2] == ["open", "write"]
+    assert sink.calls.count("open") == 1
+    assert (lane.delivered, lane.losses.take()) == (3, [])
 
 
-def test_a_batch_is_tried_again_with_the_same_id(make: Callable[..., Lane]) -> None:
-    """Where the sink says that trying again may help, the batch comes again, as often as it takes."""  # fault S16
-    sink = MemorySink(failures=[SinkError("busy", retry=True, retry_after_s=0.0)] * 4)
-    lane = make(sink)
-
-    lane.offer(chunk(enter(1), leave(1)))
-
-    assert settled(lane)
-    assert len(sink.tries) == 5
-    assert len(set(sink.tries)) == 1
-    assert (lane.delivered, lane.losses.events) == (2, 0)
+def test_nothing_is_opened_before_there_is_something_to_write(lanes: Lanes) -> None:
+    """A sink that never gets a batch is only closed."""
+    sink = MemorySink()
+    lane = lanes.start(sink)
+    lane.finish(time.monotonic() + SOON_S)
+    assert lane.wait_ended(time.monotonic() + SOON_S)
+    assert sink.calls == ["close"]
 
 
-def test_a_batch_that_will_never_be_taken_is_lost_at_once(make: Callable[..., Lane]) -> None:
-    """``retry=False`` gives one try; the next batch is delivered."""  # fault S17
+def test_same_batch_comes_again(lanes: Lanes) -> None:
+    """A batch that was not delivered is tried until it is, under the same id; those after it wait."""
+    sink = MemorySink(failures=[SinkError("away")] * 5)
+    lane = lanes.start(sink)
+    first, second = lanes.chunk(statement(0)), lanes.chunk(statement(1))
+    lane.offer(first)
+    lane.offer(second)
+    settle(lane)
+
+    assert sink.tries == [first.batch.id] * 6 + [second.batch.id]
+    assert seqs(sink) == [0, 1]
+    assert set(lanes.warnings) == {"sink toy: away"}
+    assert lane.losses.events == 0
+
+
+def test_opening_is_tried_again(lanes: Lanes) -> None:
+    """A sink that cannot open yet gets its batch when it can."""
+    sink = MemorySink()
+    problems = [SinkError("no disk"), SinkError("no disk")]
+
+    def open_late() -> None:
+        if problems:
+            raise problems.pop()
+        MemorySink.open(sink)
+
+    sink.open = open_late  # type: ignore[method-assign]
+    lane = lanes.start(sink)
+    lane.offer(lanes.chunk(statement(0)))
+    settle(lane)
+
+    assert sink.calls[:2] == ["open", "write"]
+    assert lane.delivered == 1
+
+
+def test_batch_that_will_never_do_is_given_up(lanes: Lanes) -> None:
+    """``retry=False`` costs the batch, counted with its calls and bytes, and nothing else."""
     sink = MemorySink(failures=[SinkError("too large", retry=False)])
-    lane = make(sink)
+    lane = lanes.start(sink)
+    lane.offer(lanes.chunk(enter(0), enter(1, 0), leave(2, 1)))
+    lane.offer(lanes.chunk(statement(3)))
+    settle(lane)
 
-    lane.offer(chunk(enter(1), leave(1)))
-    lane.offer(chunk(enter(2)))
-
-    assert settled(lane)
-    (loss,) = lane.losses.take()
-    assert (len(sink.tries), lane.delivered) == (2, 1)
-    assert (loss.calls, loss.events, loss.size) == (1, 2, 20)
-    assert lane.warnings == ["sink memory: too large"]  # type: ignore[attr-defined]
+    [loss] = lane.losses.take()
+    assert (loss.reason, loss.calls, loss.events, loss.size) == ("the sink failed", 2, 3, 3 * LINE_BYTES)
+    assert loss.since_ns <= loss.until_ns <= time.monotonic_ns()
+    assert (lane.delivered, seqs(sink)) == (1, [3])
+    assert lane.losses.take() == []
 
 
-@pytest.mark.parametrize("error", [ValueError("x"), SystemExit(3), KeyboardInterrupt(), MemoryError(), GeneratorExit()])
-def test_a_sink_may_raise_anything(make: Callable[..., Lane], monkeypatch: pytest.MonkeyPatch, error: Any) -> None:
-    """It is tried three times, the batch counted as lost, and the lane goes on."""  # fault S18
-    monkeypatch.setattr(lanes, "BACKOFF_BASE_S", 0.001)
-    sink = MemorySink(failures=[error] * 3)
-    lane = make(sink)
+class Mute(Exception):
+    """An exception that fails even at saying what it is."""
 
-    lane.offer(chunk(enter(1)))
-    lane.offer(chunk(enter(2)))
+    def __str__(self) -> str:
+        raise ValueError
 
-    assert settled(lane)
-    assert len(sink.tries) == 4
+
+@pytest.mark.parametrize("raised", [ValueError("x"), SystemExit(3), KeyboardInterrupt(), Mute(), MemoryError()])
+def test_whatever_a_sink_raises_is_tried_three_times(raised: BaseException, lanes: Lanes) -> None:
+    """Any exception is caught on the lane's thread: two are retried, the third costs the batch."""  # fault S18
+    sink = MemorySink(failures=[raised] * 5)
+    lane = lanes.start(sink)
+    lane.offer(lanes.chunk(statement(0)))
+    lane.offer(lanes.chunk(statement(1)))
+    settle(lane)
+
+    assert seqs(sink) == [1]
     assert (lane.delivered, lane.losses.events) == (1, 1)
+    assert all(type(raised).__name__ in warning for warning in lanes.warnings)
 
 
-def test_a_sink_that_keeps_failing_is_left_out(make: Callable[..., Lane]) -> None:
-    """After several failures in a row no try is made for a while, and everything is counted."""
-    sink = MemorySink(failures=[SinkError("no", retry=False)] * 99)
-    lane = make(sink)
+def test_sink_cannot_change_its_batch(lanes: Lanes) -> None:
+    """It cannot, for all sinks are given the same lines: trying to is a failure like any other."""  # fault S18
 
-    for n in range(20):
-        lane.offer(chunk(enter(n)))
+    class Greedy(MemorySink):
+        """Keeps nothing for the others."""
 
-    assert settled(lane)
-    assert len(sink.tries) == lanes.FAILED_BATCHES
-    assert {loss.reason: loss.events for loss in lane.losses.take()} == {
-        "the sink failed": 5, "the sink is left out after failures": 15,
-    }  # fmt: skip
-    assert any("left out" in warning for warning in lane.warnings)  # type: ignore[attr-defined]
+        def write(self, batch: Batch) -> None:
+            """Takes what it can get."""
+            del batch.lines[:]  # type: ignore[attr-defined]
 
-
-def test_a_sink_that_was_left_out_is_tried_again(make: Callable[..., Lane], monkeypatch: pytest.MonkeyPatch) -> None:
-    """After the time is over, batches are delivered again."""
-    monkeypatch.setattr(lanes, "LEFT_OUT_S", 0.05)
-    sink = MemorySink(failures=[SinkError("no", retry=False)] * lanes.FAILED_BATCHES)
-    lane = make(sink)
-    deadline = time.monotonic() + 10
-
-    while not sink.batches and time.monotonic() < deadline:
-        lane.offer(chunk(enter(1)))
-        settled(lane)
-
-    assert sink.batches
+    lane = lanes.start(Greedy())
+    chunk = lanes.chunk(statement(0), statement(1))
+    lane.offer(chunk)
+    settle(lane)
+    assert (len(chunk.batch), lane.delivered, lane.losses.events) == (2, 0, 2)
 
 
-def test_a_sink_that_cannot_open_is_opened_again(make: Callable[..., Lane], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Failing to open counts as failing to write, and is tried again."""
-    monkeypatch.setattr(lanes, "BACKOFF_BASE_S", 0.001)
-
-    class Shy(MemorySink):
-        def open(self) -> None:
-            super().open()
-            if self.calls.count("open") < 3:
-                raise OSError("not yet")
-
-    sink = Shy()
-    lane = make(sink)
-
-    lane.offer(chunk(enter(1)))
-
-    assert settled(lane)
-    assert (len(sink.batches), sink.calls.count("open")) == (1, 3)
-
-
-def test_failing_to_flush_or_close_harms_nothing(make: Callable[..., Lane]) -> None:
-    """The events were delivered: nothing is counted as lost, and the lane ends."""
-
-    class Rude(MemorySink):
-        def flush(self) -> None:
-            raise OSError("flush")
-
-        def close(self, deadline: float) -> None:
-            raise SystemExit("close")
-
-    lane = make(Rude())
-    lane.offer(chunk(enter(1), leave(1)))
-
-    assert settled(lane)
-    assert end(lane)
-    assert (lane.delivered, lane.losses.events) == (2, 0)
-    assert len(lane.warnings) == 2  # type: ignore[attr-defined]
-
-
-@given(parents=st.lists(st.integers(0, 30), min_size=1, max_size=40), room=st.integers(0, 30), cut=st.integers(1, 5))
-@settings(max_examples=60, deadline=None)
-def test_a_slow_sink_loses_whole_subtrees(parents: list[int], room: int, cut: int) -> None:
-    """What a sink gets is closed: parents before children, an end for each beginning; the rest is counted exactly."""
-    tree = {span: parent - 1 if 0 < parent <= span else None for span, parent in enumerate(parents)}
-    records = [enter(span, parent) for span, parent in tree.items()] + [leave(span) for span in reversed(tree)]
-    sink = Gate()
-    lane = Lane(
-        "gate", sink, max_bytes=room * 10, new_batch=lambda lines: Batch("cut", lines), warn=print, on_thread=lambda: None
+def test_sink_is_left_out_after_failures_and_tried_again(lanes: Lanes, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After five batches in a row that failed, it is not asked for half a minute, and then works again."""  # fault S17
+    offset = [0.0]
+    clock = types.SimpleNamespace(
+        monotonic=lambda: time.monotonic() + offset[0], monotonic_ns=time.monotonic_ns, sleep=time.sleep
     )
-    lane.start()
+    monkeypatch.setattr(lane_module, "time", clock)
+    sink = MemorySink(failures=[SinkError("broken", retry=False)] * 5)
+    lane = lanes.start(sink)
+    for seq in range(7):
+        lane.offer(lanes.chunk(statement(seq)))
+        settle(lane)
+    assert len(sink.tries) == 5
 
-    for at in range(0, len(records), cut):
-        lane.offer(chunk(*records[at : at + cut]))
-    sink.opened.set()
+    offset[0] = lane_module.LEFT_OUT_S + 1
+    lane.offer(lanes.chunk(statement(7)))
+    settle(lane)
 
-    assert settled(lane)
-    seen = [record for each in DELIVERED.pop(id(lane), []) for record in each.records]
-    assert end(lane)
-    assert lane.delivered == len(sink.lines)
-    assert lane.delivered + lane.losses.events == len(records)
-    assert lane.delivered % 2 == 0
-    assert 2 * sum(loss.calls for loss in lane.losses.take()) == len(records) - lane.delivered
-    assert _is_closed(seen)
-
-
-DELIVERED: dict[int, list[Chunk]] = {}
-
-
-def _is_closed(records: list[Record]) -> bool:
-    begun: set[int | None] = {None}
-    ended: list[int] = []
-    for record in records:
-        if record[0] == ENTER:
-            if record[7] not in begun:
-                return False
-            begun.add(record[2])
-        else:
-            ended.append(record[9])
-    return sorted(ended) == sorted(span for span in begun if span is not None)
+    assert seqs(sink) == [7]
+    assert {(loss.reason, loss.events) for loss in lane.losses.take()} == {
+        ("the sink failed", 5),
+        ("the sink is left out after failures", 2),
+    }
+    assert "sink toy: left out for 30 s after 5 failures in a row" in lanes.warnings
 
 
-@pytest.fixture(autouse=True)
-def _remember_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Sinks get lines only; the tests want to know which records these were."""
-    deliver = Lane._deliver
-
-    def remembering(self: Lane, each: Chunk) -> None:
-        DELIVERED.setdefault(id(self), []).append(each)
-        deliver(self, each)
-
-    monkeypatch.setattr(Lane, "_deliver", remembering)
-
-
-def test_statements_pass_a_full_lane(make: Callable[..., Lane]) -> None:
-    """START, ATTACH and STOP are delivered however full it is."""
-    sink = Gate()
-    lane = make(sink, max_bytes=10)
-    lane.offer(chunk(enter(1)))
-    sink.entered.wait(10)
-
-    lane.offer(chunk(enter(2)))
-    lane.offer(chunk((STATEMENT, "ATTACH", 5, 0, 1, b"")))
-    sink.opened.set()
-
-    assert settled(lane)
-    assert lane.delivered == 2
-
-
-def test_the_ends_of_delivered_calls_pass_a_full_lane(make: Callable[..., Lane]) -> None:
-    """A call whose beginning was taken gets its end, though there is no room."""
-    sink = Gate()
-    lane = make(sink, max_bytes=10)
-    lane.offer(chunk(enter(1)))
-    sink.entered.wait(10)
-
-    lane.offer(chunk(leave(1), enter(2), leave(2)))
-    sink.opened.set()
-
-    assert settled(lane)
-    assert (lane.delivered, lane.losses.events) == (2, 2)
-
-
-def test_a_blocking_lane_waits_for_room(make: Callable[..., Lane]) -> None:
-    """Under ``overflow: block`` nothing is lost: the dispatcher waits."""
-    sink = Gate()
-    lane = make(sink, max_bytes=25, blocks=True)
-    threading.Timer(0.05, sink.opened.set).start()
-
-    for n in range(10):
-        lane.offer(chunk(enter(n), leave(n)))
-
-    assert settled(lane)
-    assert (lane.delivered, lane.losses.events) == (20, 0)
-
-
-def test_batching_joins_batches(make: Callable[..., Lane]) -> None:
-    """A sink that asks for larger batches gets them joined, up to its bound and in order."""
-    sink = Gate()
-    sink.batching = Batching(max_bytes=50, max_wait_s=5.0)  # type: ignore[attr-defined]
-    lane = make(sink)
-
-    for n in range(12):
-        lane.offer(chunk(enter(n), line=b"%010d" % n))
-    sink.opened.set()
-
-    assert hurried(lane)
-    assert [len(batch) for batch in sink.batches] == [5, 5, 2]
-    assert sink.lines == [b"%010d" % n for n in range(12)]
-
-
-def test_batching_waits_no_longer_than_asked(make: Callable[..., Lane]) -> None:
-    """What waits is handed on after the time, though the batch is small."""
+def test_failures_that_are_not_in_a_row_leave_nobody_out(lanes: Lanes) -> None:
+    """A batch that is delivered begins the count anew."""
     sink = MemorySink()
-    sink.batching = Batching(max_bytes=1_000, max_wait_s=0.02)  # type: ignore[attr-defined]
-    lane = make(sink)
-    deadline = time.monotonic() + 10
-
-    lane.offer(chunk(enter(1)))
-    while not sink.batches and time.monotonic() < deadline:
-        time.sleep(0.002)
-
-    assert len(sink.batches) == 1
+    lane = lanes.start(sink)
+    for seq in range(12):
+        sink._failures = [SinkError("no", retry=False)] if seq % 4 else []
+        lane.offer(lanes.chunk(statement(seq)))
+        settle(lane)
+    assert len(sink.tries) == 12
 
 
-def test_a_batch_larger_than_asked_comes_alone(make: Callable[..., Lane]) -> None:
-    """One chunk above the bound is not joined with others, and not lost."""
-    sink = Gate()
-    sink.batching = Batching(max_bytes=25, max_wait_s=5.0)  # type: ignore[attr-defined]
-    lane = make(sink)
-
-    for count in (1, 4, 1, 1, 1):
-        lane.offer(chunk(*[enter(1)] * count))
-    sink.opened.set()
-
-    assert hurried(lane)
-    assert [len(batch) for batch in sink.batches] == [1, 4, 2, 1]
+def test_time_that_the_receiver_asks_for_is_waited(lanes: Lanes) -> None:
+    """``retry_after_s`` decides when the next try is."""  # fault S10
+    sink = MemorySink(failures=[SinkError("busy", retry_after_s=0.1)])
+    lane = lanes.start(sink)
+    before = time.monotonic()
+    lane.offer(lanes.chunk(statement(0)))
+    settle(lane)
+    assert time.monotonic() - before >= 0.1
+    assert lane.delivered == 1
 
 
-def test_a_sink_that_hangs_does_not_hold_the_end(make: Callable[..., Lane]) -> None:
-    """Waiting ends at the deadline; what hangs is still counted as waiting."""  # fault P9
-    lane = make(Gate())
-    lane.offer(chunk(enter(1), leave(1)))
-    began = time.monotonic()
+@pytest.mark.parametrize("seconds", [-1, -5.0, 0, 1e30, float("inf"), float("nan")])
+def test_impossible_times_to_wait_are_bounded(seconds: float, lanes: Lanes, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A ``retry_after_s`` that is negative, endless or no number ends neither the thread nor the deliveries."""  # S10
+    monkeypatch.setattr(lane_module, "MAX_RETRY_AFTER_S", 0.01)
+    sink = MemorySink(failures=[SinkError("busy", retry_after_s=seconds)])
+    lane = lanes.start(sink)
+    lane.offer(lanes.chunk(statement(0)))
+    settle(lane)
+    assert lane.delivered == 1
 
-    assert not end(lane, 0.1)
 
-    assert time.monotonic() - began < 5
-    assert lane.waiting == 2
+def test_receiver_that_is_away_for_hours_is_tried_on(lanes: Lanes) -> None:
+    """The number of tries has no end: the next one after 1,100 works as any."""
+    sink = MemorySink(failures=[SinkError("away")] * 1_100)
+    lane = lanes.start(sink)
+    lane.offer(lanes.chunk(statement(0)))
+    settle(lane)
+    assert lane.delivered == 1
 
 
-def test_retries_end_at_the_deadline(make: Callable[..., Lane]) -> None:
-    """A sink that would be tried for ever is given up when the lane is to finish."""
-    lane = make(MemorySink(failures=[SinkError("busy", retry=True, retry_after_s=3_600.0)] * 9))
-    lane.offer(chunk(enter(1)))
-    began = time.monotonic()
+def test_failing_flush_is_said_and_costs_nothing(lanes: Lanes, wait_until: Callable[..., Any]) -> None:
+    """What ``flush`` raises does not end the thread."""
+    sink = MemorySink()
 
-    assert end(lane, 10.0)
+    def fail() -> None:
+        raise SystemExit("disk full")
 
-    assert time.monotonic() - began < 5
+    sink.flush = fail  # type: ignore[method-assign]
+    lane = lanes.start(sink)
+    for seq in range(2):
+        lane.offer(lanes.chunk(statement(seq)))
+        wait_until(lambda: lanes.warnings)
+    settle(lane)
+    assert lane.delivered == 2
+    assert set(lanes.warnings) == {"sink toy: SystemExit: disk full"}
+
+
+def test_idle_sink_is_flushed_again_and_again(
+    lanes: Lanes, monkeypatch: pytest.MonkeyPatch, wait_until: Callable[..., Any]
+) -> None:
+    """While there is nothing to write, a spool gets its turn."""
+    monkeypatch.setattr(lane_module, "IDLE_FLUSH_S", 0.005)
+    sink = MemorySink()
+    lanes.start(sink).offer(lanes.chunk(statement(0)))
+    wait_until(lambda: sink.calls.count("flush") > 3)
+    assert sink.calls.count("write") == 1
+
+
+def test_threads_are_not_the_programs(lanes: Lanes) -> None:
+    """``threading.enumerate`` does not show the thread of a lane."""
+    before = threading.enumerate()
+    sink = Gated()
+    lanes.start(sink).offer(lanes.chunk(statement(0)))
+    assert sink.entered.wait(SOON_S)
+    assert threading.enumerate() == before
+
+
+def test_taken_back_events_are_lost(lanes: Lanes) -> None:
+    """What a sink accepted and lost after all moves from one count to the other."""
+    lane = lanes.start(MemorySink())
+    lane.offer(lanes.chunk(*map(statement, range(5))))
+    settle(lane)
+
+    lane.lose("the spool was full", 2)
+
+    assert lane.delivered == 3
+    assert [(loss.reason, loss.events) for loss in lane.losses.take()] == [("the spool was full", 2)]
+
+
+# -- the end ---------------------------------------------------------------------------------------------------------
+
+
+def test_close_is_last_and_knows_the_deadline(lanes: Lanes) -> None:
+    """What was offered before ``finish`` is written, then the sink is closed, once."""
+    deadlines: list[float] = []
+    sink = MemorySink()
+    sink.close = deadlines.append  # type: ignore[method-assign]
+    lane = lanes.start(sink)
+    for seq in range(3):
+        lane.offer(lanes.chunk(statement(seq)))
+
+    deadline = time.monotonic() + SOON_S
+    lane.finish(deadline)
+
+    assert lane.wait_ended(deadline)
+    assert seqs(sink) == [0, 1, 2]
+    assert deadlines == [deadline]
+
+
+def test_failing_close_is_said(lanes: Lanes) -> None:
+    """What ``close`` raises does not keep the lane from ending."""
+    sink = MemorySink()
+
+    def fail(deadline: float) -> None:
+        raise OSError("gone")
+
+    sink.close = fail  # type: ignore[method-assign]
+    lane = lanes.start(sink)
+    lane.finish(time.monotonic() + SOON_S)
+    assert lane.wait_ended(time.monotonic() + SOON_S)
+    assert lanes.warnings == ["sink toy: did not close: OSError: gone"]
+
+
+def test_retries_end_with_the_deadline(lanes: Lanes) -> None:
+    """A receiver that stays away costs no more time than there is, and its batch is counted."""  # fault P9
+    sink = MemorySink(failures=[SinkError("away", retry_after_s=60.0)] * 1_000)
+    lane = lanes.start(sink)
+    lane.offer(lanes.chunk(statement(0)))
+
+    deadline = time.monotonic() + 0.2
+    lane.finish(deadline)
+
+    assert lane.wait_ended(deadline + SOON_S)
+    assert sink.calls[-1] == "close"
     assert (lane.delivered, lane.losses.events) == (0, 1)
 
 
-def test_what_a_sink_lost_after_all_is_taken_back(make: Callable[..., Lane]) -> None:
-    """Events of a spool that had to make room are lost, no longer delivered."""
-    lane = make(MemorySink())
-    lane.offer(chunk(enter(1), leave(1)))
-    assert settled(lane)
-
-    lane.lose("the spool is full", 2)
-
-    assert (lane.delivered, lane.losses.events) == (0, 2)
+def test_sink_that_hangs_is_not_waited_for(lanes: Lanes) -> None:
+    """Waiting ends at the deadline; what is under way counts as waiting."""
+    lane = lanes.start(Gated())
+    lane.offer(lanes.chunk(statement(0)))
+    assert not lane.wait_idle(time.monotonic() + 0.02)
+    assert not lane.wait_ended(time.monotonic() + 0.02)
+    assert lane.waiting == 1
 
 
-def test_threads_are_not_shown_to_the_program(make: Callable[..., Lane]) -> None:
-    """`threading` knows nothing of a lane, so nobody joins or counts it."""
-    before = threading.enumerate(), threading.active_count(), _thread._count()
+# -- a slow sink -----------------------------------------------------------------------------------------------------
 
-    lane = make(MemorySink())
-    lane.offer(chunk(enter(1)))
-    assert settled(lane)
 
-    assert (threading.enumerate(), threading.active_count()) == before[:2]
-    assert _thread._count() == before[2] + 1
+def test_lines_larger_than_the_bound_pass_when_nothing_waits(lanes: Lanes) -> None:
+    """The bound is on what waits; something always may."""
+    lane = lanes.start(MemorySink(), max_bytes=1)
+    for seq in (0, 2):
+        lane.offer(lanes.chunk(enter(seq), leave(seq + 1, seq)))
+        settle(lane)
+    assert lane.delivered == 4
+
+
+def test_whole_calls_are_dropped(lanes: Lanes) -> None:
+    """When the bound is reached, a call goes with its end and all below it; the end of one admitted still passes."""
+    sink = Gated()
+    lane = lanes.start(sink, max_bytes=2 * LINE_BYTES)
+    lane.offer(lanes.chunk(enter(0), enter(1, 0)))
+    lane.offer(lanes.chunk(enter(2, 1), leave(3, 1)))
+    sink.gate.set()
+    settle(lane)
+    lane.offer(lanes.chunk(enter(4, 2), leave(5, 4), leave(6, 2), enter(7, 0), leave(8, 7), leave(9, 0)))
+    settle(lane)
+
+    assert seqs(sink) == [0, 1, 3, 7, 8, 9]
+    [loss] = lane.losses.take()
+    assert (loss.reason, loss.calls, loss.events, loss.size) == ("the sink is too slow", 2, 4, 4 * LINE_BYTES)
+
+
+steps = st.lists(st.tuples(st.integers(0, 5), st.integers(0, 1_000)), max_size=60)
+
+
+@given(steps, st.integers(1, 12), st.booleans())
+def test_what_is_delivered_is_closed(script: list[tuple[int, int]], room: int, tasks: bool) -> None:
+    """However calls of many threads and tasks interleave with a slow sink: no end without its beginning, no call
+    without the one that made it, no admitted call without its end; and each loss is counted.
+    """  # fault T12
+    lanes, sink = Lanes(), Gated()
+    entered: dict[int, int | None] = {}
+    open_calls: list[int] = []
+    offered: list[Record] = []
+    pending: list[Record] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(lane_module, "MAX_LEFT_SPANS", 65_536 if tasks else 0)
+        lane = lanes.start(sink, max_bytes=room * LINE_BYTES)
+        for step, choice in script:
+            seq = len(offered) + len(pending)
+            if step in (0, 1):  # a call, made by any that is open, or by a task that outlived the call it began in
+                parents = [None, *(entered if tasks else open_calls)]
+                entered[seq] = parents[choice % len(parents)]
+                open_calls.append(seq)
+                pending.append(enter(seq, entered[seq]))
+            elif step == 2 and open_calls:
+                pending.append(leave(seq, open_calls.pop(choice % len(open_calls))))
+            elif step == 3 and pending:
+                lane.offer(lanes.chunk(*pending))
+                offered += pending
+                pending = []
+            elif step == 4:  # the sink catches up
+                sink.gate.set()
+                settle(lane)
+                sink.gate.clear()
+            elif step == 5:
+                pending.append(statement(seq))
+        sink.gate.set()
+        settle(lane)
+        lanes.end()
+
+    delivered = seqs(sink)
+    kept = {*delivered}
+    assert delivered == sorted(kept)
+    for record in offered:
+        kind, seq = record[0], record[2]
+        if kind == ENTER and seq in kept:
+            assert entered[seq] is None or entered[seq] in kept
+        elif kind == EXIT:
+            assert (seq in kept) == (record[9] in kept)
+    dropped = [record for record in offered if record[2] not in kept]
+    losses = lane.losses.take()
+    assert lane.delivered == len(kept)
+    assert sum(loss.events for loss in losses) == lane.losses.events == len(dropped)
+    assert sum(loss.calls for loss in losses) == sum(record[0] == ENTER for record in dropped)
+    assert sum(loss.size for loss in losses) == LINE_BYTES * len(dropped)
+
+
+def test_long_call_that_was_dropped_stays_dropped(lanes: Lanes, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A dropped call that is still open is remembered, however many short ones are dropped after it."""
+    monkeypatch.setattr(lane_module, "MAX_LEFT_SPANS", 4)
+    sink = Gated()
+    lane = lanes.start(sink, max_bytes=LINE_BYTES)
+    lane.offer(lanes.chunk(statement(0)))
+    lane.offer(lanes.chunk(enter(1)))
+    for seq in range(2, 40, 2):
+        lane.offer(lanes.chunk(enter(seq), leave(seq + 1, seq)))
+    sink.gate.set()
+    settle(lane)
+
+    lane.offer(lanes.chunk(enter(40, 1), leave(41, 40), leave(42, 1)))
+    settle(lane)
+
+    assert seqs(sink) == [0]
+
+
+def test_waiting_stays_bounded_while_losses_are_reported(lanes: Lanes) -> None:
+    """A sink that hangs for days does not fill the memory with LOSS events."""  # fault T12
+    sink = Gated()
+    lane = lanes.start(sink, max_bytes=10 * LINE_BYTES)
+    for seq in range(100):
+        lane.offer(lanes.chunk(statement(seq)))
+    assert lane.waiting <= 11
+    sink.gate.set()
+    settle(lane)
+    assert lane.delivered + lane.losses.events == 100
+
+
+def test_blocking_lane_waits_and_loses_nothing(lanes: Lanes) -> None:
+    """With ``overflow: block`` the one who offers waits for room."""
+    sink = Gated()
+    lane = lanes.start(sink, max_bytes=LINE_BYTES, blocks=True)
+    offered: list[int] = []
+
+    def offer() -> None:
+        for seq in range(0, 10, 2):
+            lane.offer(lanes.chunk(enter(seq), leave(seq + 1, seq)))
+            offered.append(seq)
+
+    thread = threading.Thread(target=offer)
+    thread.start()
+    assert sink.entered.wait(SOON_S)
+    thread.join(0.05)
+    assert offered == [0]
+
+    sink.gate.set()
+    thread.join(SOON_S)
+    settle(lane)
+
+    assert seqs(sink) == [*range(10)]
+    assert lane.losses.events == 0
+
+
+def test_blocking_lane_drops_when_there_is_no_time_left(lanes: Lanes) -> None:
+    """At the end of the program, waiting for a sink that hangs has an end too."""
+    lane = lanes.start(Gated(), max_bytes=LINE_BYTES, blocks=True)
+    lane.offer(lanes.chunk(enter(0)))
+    lane.end_by(time.monotonic() + 0.02)
+    lane.offer(lanes.chunk(enter(1)))
+    assert lane.losses.events == 1
+
+
+# -- batches as a sink wants them ------------------------------------------------------------------------------------
+
+
+def batching(max_lines: int, *, max_wait_s: float = SOON_S) -> Gated:
+    """A sink that wants batches of so many lines."""
+    sink = Gated()
+    sink.batching = Batching(max_bytes=max_lines * LINE_BYTES, max_wait_s=max_wait_s)  # type: ignore[attr-defined]
+    return sink
+
+
+def sizes(sink: MemorySink) -> list[int]:
+    """The lengths of the batches that were taken."""
+    return [len(batch) for batch in sink.batches]
+
+
+def test_chunks_are_joined_as_far_as_they_fit(lanes: Lanes) -> None:
+    """Batches grow up to ``max_bytes``; what does not fit begins the next."""
+    sink = batching(4)
+    sink.gate.set()
+    lane = lanes.start(sink)
+    for seq in range(0, 12, 2):
+        lane.offer(lanes.chunk(statement(seq), statement(seq + 1)))
+    settle(lane)
+    assert sizes(sink) == [4, 4, 4]
+    assert seqs(sink) == [*range(12)]
+
+
+def test_chunk_that_did_not_fit_begins_the_next_batch(lanes: Lanes) -> None:
+    """Where chunks do not add up to the bound, each batch is still as large as it can be."""
+    sink = batching(5)
+    sink.gate.set()
+    lane = lanes.start(sink)
+    for seq in range(0, 12, 2):
+        lane.offer(lanes.chunk(statement(seq), statement(seq + 1)))
+    settle(lane)
+    assert sizes(sink) == [4, 4, 4]
+
+
+def test_chunk_above_the_bound_is_a_batch_of_its_own(lanes: Lanes) -> None:
+    """Lines are not cut."""
+    sink = batching(2)
+    sink.gate.set()
+    lane = lanes.start(sink)
+    for records in ([0], [1, 2, 3], [4]):
+        lane.offer(lanes.chunk(*map(statement, records)))
+    settle(lane)
+    assert sizes(sink) == [1, 3, 1]
+
+
+def test_batch_is_handed_on_after_its_time(lanes: Lanes, wait_until: Callable[..., Any]) -> None:
+    """An event waits for company no longer than ``max_wait_s``."""
+    sink = batching(100, max_wait_s=0.05)
+    sink.gate.set()
+    lane = lanes.start(sink)
+    lane.offer(lanes.chunk(statement(0)))
+    wait_until(lambda: sink.batches)
+    lane.offer(lanes.chunk(statement(1)))
+    wait_until(lambda: len(sink.batches) == 2)
+
+
+@pytest.mark.parametrize("ends", [False, True])
+def test_end_does_not_wait_for_more(ends: bool, lanes: Lanes) -> None:
+    """When the program ends, what was joined so far is delivered at once."""
+    sink = batching(100, max_wait_s=60.0)
+    sink.gate.set()
+    lane = lanes.start(sink)
+    lane.offer(lanes.chunk(statement(0)))
+    lane.offer(lanes.chunk(statement(1)))
+    if ends:
+        lane.finish(time.monotonic() + SOON_S)
+        assert lane.wait_ended(time.monotonic() + SOON_S)
+    else:
+        settle(lane)
+    assert seqs(sink) == [0, 1]

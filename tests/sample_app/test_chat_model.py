@@ -159,6 +159,7 @@ class ChatMachine(RuleBasedStateMachine):
             user.waiting = 0
 
     @rule()
+    @precondition(lambda self: not any(user.waiting is not None for user in self.present))  # as above
     def crash(self):
         """A connection that breaks unnoticed ends with the next message to it."""
         crowd = [user for user in self.present if user.room_id == "general" and user.waiting is None]
