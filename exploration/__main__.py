@@ -52,7 +52,8 @@ def main(argv: Sequence[str]) -> int:
     results: dict[str, Result] = {}
     problems = []
     with ThreadPoolExecutor(options.jobs) as pool:
-        futures = [pool.submit(explore, package, Path(options.cache), keep=options.keep) for package in chosen]
+        suites = [Suite(package, Path(options.cache), tests_too=options.tests_too) for package in chosen]
+        futures = [pool.submit(explore, suite, keep=options.keep) for suite in suites]
         for future in as_completed(futures):
             try:
                 result = future.result()
@@ -71,6 +72,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("packages", nargs="*", metavar="PACKAGE", help="only these; default: all")
     parser.add_argument("--short", action="store_true", help="only the few packages that take little time")
     parser.add_argument("--jobs", type=int, default=2, help="how many packages at a time; default: 2")
+    parser.add_argument("--tests-too", action="store_true", help="trace the test modules besides")
     parser.add_argument("--keep", action="store_true", help="keep the trace files")
     parser.add_argument("--cache", default=PROJECT / ".cache" / "exploration", help="folder of downloads and runs")
     return parser
@@ -80,13 +82,13 @@ def _is_chosen(package: Package, options: argparse.Namespace) -> bool:
     return package.name in options.packages if options.packages else package.short or not options.short
 
 
-def explore(package: Package, cache: Path, *, keep: bool) -> Result:
+def explore(suite: Suite, *, keep: bool) -> Result:
     """Run the suite of one package: untraced twice, to know which tests are flaky, then traced.
 
     Raises:
         SuiteError: the suite could not be prepared, or does not run untraced.
     """
-    suite = Suite(package, cache)
+    package = suite.package
     suite.prepare()
     first, second = (suite.run(name, traced=False) for name in ("untraced", "untraced-again"))
     before = outcomes.read(first.report)

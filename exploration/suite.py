@@ -86,10 +86,16 @@ def packages() -> list[Package]:
 
 
 class Suite:
-    """The suite of one package in a folder of its own below ``cache``."""
+    """The suite of one package in a folder of its own below ``cache``.
 
-    def __init__(self, package: Package, cache: Path) -> None:
+    With ``tests_too`` the functions of the test modules are targets as well. pytest then leaves their assertions as
+    they are: it would load the modules by a loader of its own, and the agent leaves code that others rewrite alone.
+    """
+
+    def __init__(self, package: Package, cache: Path, *, tests_too: bool = False) -> None:
         self.package = package
+        self._targets = [*package.targets, *(["@project"] if tests_too else [])]
+        self._options = ["--assert=plain"] if tests_too else []
         made_from = repr((package.version, package.requires, package.build, sys.version, CONSTRAINTS.read_text()))
         digest = hashlib.sha256(made_from.encode()).hexdigest()[:12]
         python = f"{sys.version_info[0]}.{sys.version_info[1]}"
@@ -154,7 +160,8 @@ class Suite:
         omitted = shutil.ignore_patterns(*self.package.omit) if self.package.omit else None
         shutil.copytree(self._source, folder / "source", symlinks=True, ignore=omitted)
         (folder / "pytest.ini").touch()  # where the package has no such file, pytest must not find ours
-        command = [str(self.python), *PYTEST, f"--junitxml={folder / 'junit.xml'}", *self.package.arguments]
+        command = [str(self.python), *PYTEST, f"--junitxml={folder / 'junit.xml'}"]
+        command += [*self._options, *self.package.arguments]
         if traced:
             config = self._config(folder)
             command = [str(self.python.with_name("flowtrace-run")), "--quiet", "--config", str(config), *command]
@@ -167,7 +174,7 @@ class Suite:
         file = folder / "flowtrace.yaml"
         path = str(folder / "trace" / "{pid}.jsonl")
         sink = {"type": "file", "path": path, "rotate": {"max_size": "1024GiB"}}
-        rule = {"modules": list(self.package.targets)}
+        rule = {"modules": self._targets}
         file.write_text(json.dumps({"service": self.package.name, "targets": [rule], "sinks": [sink]}))
         return file
 
