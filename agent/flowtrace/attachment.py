@@ -16,7 +16,7 @@ from flowtrace import constants, suspension
 from flowtrace.config import Capture, Config, Rule
 from flowtrace.importer import is_main_program
 from flowtrace.instrument import Function, Kind, Mark, graft, link, pairs, rewrite
-from flowtrace.patcher import WILDCARDS, Place, Traced, Wrapper, assign, places, wrap
+from flowtrace.patcher import WILDCARDS, Place, Traced, Wrapper, assign, first_line, places, wrap
 from flowtrace.recorder import Functions, Recorder, Target
 from flowtrace.redaction import Redactor
 from flowtrace.selection import ModuleRules, Selection
@@ -247,10 +247,11 @@ class Attachment:
         return self._encoders[capture]
 
     def _wrap(self, module: types.ModuleType, traced: Traced, rules: ModuleRules, *, is_instrumented: bool) -> None:
-        known = {function.qualname: index for index, function in enumerate(traced.functions)}
+        # by line too: a property's accessors have one name, and so may functions that are defined anew
+        known = {(function.qualname, function.line): index for index, function in enumerate(traced.functions)}
         for place in places(module):
             rule = rules.rule(place.qualname)
-            index = known.get(place.qualname)
+            index = known.get((place.qualname, first_line(place.function)))
             if index is not None and traced.functions[index].how != "wrapper":
                 continue
             if rule is None or (index is None and is_instrumented and not _is_named(place.qualname, rule)):
@@ -264,7 +265,7 @@ class Attachment:
     def _wrapped(self, place: Place, module: types.ModuleType, rule: Rule, known: Function | None) -> Function:
         code = getattr(place.function, "__code__", None)
         kind = _kind(code) if code else "function"
-        line = code.co_firstlineno if code else 0
+        line = first_line(place.function)
         reason = known.reason if known else "has no source that Python runs as it is"
         found = Function(place.qualname, line, kind, "wrapper", reason)
         if kind == "async generator" or (place.name.startswith("__") and place.name not in ("__init__", "__call__")):

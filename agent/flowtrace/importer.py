@@ -215,7 +215,7 @@ def _as_importlib(function: Callable[..., Any]) -> Callable[..., Any]:
     code = function.__code__
     plain = external.SourceLoader.get_code.__code__
     function.__code__ = code.replace(co_filename=plain.co_filename, co_qualname=plain.co_qualname)
-    function.__qualname__, function.__module__ = plain.co_qualname, external.__name__
+    function.__qualname__, function.__module__ = plain.co_qualname, external.SourceLoader.get_code.__module__
     function.__doc__ = external.SourceLoader.get_code.__doc__
     return function
 

@@ -6,6 +6,7 @@ assigns code objects: a function that is switched off has the very code that Pyt
 
 from __future__ import annotations
 
+import copy
 import gc
 import types
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -86,6 +87,12 @@ def _places(owner: Any, namespace: Any, module: str, prefix: str) -> Iterator[Pl
             yield from _places(value, vars(value), module, f"{prefix}{name}.")
 
 
+def first_line(function: Any) -> int:
+    """The line where a function's definition begins; 0 for one that is written in C."""
+    code = getattr(function, "__code__", None)
+    return code.co_firstlineno if type(code) is types.CodeType else 0
+
+
 def wrap(place: Place, kind: str, parts: Functions | Suspendable) -> None:
     """Put a wrapper where the function is kept.
 
@@ -140,8 +147,25 @@ def _wrapper_class() -> Any:
     if not _made:
         import wrapt  # not before the first wrapper is needed: it takes 50 ms
 
-        class FunctionWrapper(Wrapper, wrapt.FunctionWrapper):  # type: ignore[misc, type-arg, unused-ignore]  # typed from wrapt 2 on
+        class BoundFunctionWrapper(wrapt.BoundFunctionWrapper):  # type: ignore[misc, type-arg, unused-ignore]
+            """What a wrapped method is when it is looked up; pickled as bound methods are."""
+
+            def __reduce_ex__(self, protocol: object) -> Any:
+                owner, name = self._self_parent._self_place
+                instance = self._self_instance
+                return getattr, (owner if instance is None else instance, name)
+
+            def __copy__(self) -> Any:
+                return self
+
+            def __deepcopy__(self, memo: Any) -> Any:
+                get, (owner, name) = self.__reduce_ex__(4)
+                return get(owner if isinstance(owner, type) else copy.deepcopy(owner, memo), name)
+
+        class FunctionWrapper(Wrapper, wrapt.FunctionWrapper):  # type: ignore[misc, type-arg, unused-ignore]
             """A wrapt wrapper that pickles by name and can be switched off."""
+
+            __bound_function_wrapper__ = BoundFunctionWrapper
 
             def __init__(self, wrapped: Any, wrapper: Any) -> None:
                 super().__init__(wrapped, wrapper, enabled=lambda: self._self_is_on)
