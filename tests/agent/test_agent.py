@@ -208,3 +208,26 @@ def test_threads_that_outlive_the_stop_harm_nothing(scene: Scene) -> None:
     assert stop["event"] == "STOP"
     assert stop["delivered"]["memory"] == ended["count"] - 1
     assert stop["recorded"] == stop["delivered"]["memory"] + stop["lost"]["memory"]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.parametrize("threads", [0, 1])
+def test_forking_warns_of_the_programs_own_threads_only(scene: Scene, threads: int) -> None:
+    """Python 3.12 warns where a process with several threads forks; those of the agent are no reason."""
+    script = (
+        "import warnings\n"
+        "over = threading.Event()\n"
+        f"for _ in range({threads}): threading.Thread(target=over.wait).start()\n"
+        "filters = list(warnings.filters)\n"
+        "with warnings.catch_warnings(record=True) as caught:\n"
+        "    warnings.simplefilter('always')\n"
+        "    if os.fork() == 0: os._exit(0)\n"
+        "os.wait()\n"
+        "over.set()\n"
+        "finish(warned=len(caught), same=filters == warnings.filters)\n"
+    )
+
+    ended = scene.run(script)
+
+    assert ended["warned"] == (threads if sys.version_info >= (3, 12) else 0)
+    assert ended["same"]
