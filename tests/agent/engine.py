@@ -19,7 +19,7 @@ SAMPLES = os.path.join(os.path.dirname(os.path.dirname(__file__)), "samples")
 
 
 class Shown:
-    """An encoder that writes the ``repr`` of plain values and the type of others, and so runs no code of the samples."""
+    """An encoder that writes plain values as Python does, others by their type: it runs no code of the samples."""
 
     def arguments(self, values: dict[str, object]) -> bytes:
         return json.dumps({name: shown(value) for name, value in values.items()}).encode()

@@ -1,4 +1,4 @@
-"""A program in a folder, imported into the test's own process with the agent's importer in place; no threads, no sinks."""
+"""A program in a folder, imported into the test's process with the agent's importer in place: no threads, no sinks."""
 
 from __future__ import annotations
 

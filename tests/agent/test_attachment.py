@@ -11,11 +11,10 @@ from typing import Any
 
 import pytest
 
-from flowtrace import constants
 from tests.agent.engine import codes
 from tests.agent.program import Program, config, program
 
-SHOP = '''
+SHOP = """
 import dataclasses, functools
 
 def f(x):
@@ -48,7 +47,7 @@ class Item:
 
     def label(self):
         return self.name
-'''
+"""
 RULE = {"modules": ["shop"]}
 
 
@@ -174,7 +173,8 @@ def test_nothing_is_left_after_detaching(shop: tuple[Program, Any]) -> None:
 
 @pytest.mark.parametrize("is_traced_there", [True, False])
 def test_functions_pickled_by_value_run_elsewhere(tmp_path: Path, *, is_traced_there: bool) -> None:
-    """cloudpickle takes a traced function apart; it runs in a process with the agent and in one without."""  # fault P13
+    """cloudpickle takes a traced function apart; it runs in a process with the agent and in one without."""
+    # fault P13
     cloudpickle = pytest.importorskip("cloudpickle")
     with program(tmp_path, RULE) as running:
         module = running.load("shop", SHOP + "\nasync def c(x):\n    return f(x)\n")
@@ -196,13 +196,3 @@ def test_functions_pickled_by_value_run_elsewhere(tmp_path: Path, *, is_traced_t
             seen = inner(5), list(counts(2)), asyncio.run(coroutine(1)), f(1)
             assert seen == (5, [1, 2], 2, 2)
             assert set(other.calls()) == {"shop:outer.<locals>.inner", "shop:counts", "shop:c", "shop:f"}
-
-
-def test_names_of_constants_read_back() -> None:
-    """What `name_of` makes, `parse` takes apart; anything else is no attribute."""
-    name = constants.name_of("enter", "pkg.mod", "A.<locals>.f", 12)
-
-    assert constants.parse(name) == ("enter", "pkg.mod", "A.<locals>.f", 12)
-    assert "." not in name
-    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
-        constants.nothing  # noqa: B018

@@ -29,8 +29,8 @@ EVERY = lambda qualname: True  # noqa: E731
 # what a function looks like from outside, beside its code
 LOOKS = ("__name__", "__qualname__", "__module__", "__doc__", "__defaults__", "__kwdefaults__", "__annotations__")
 
-VISIBLE = ("co_name", "co_qualname", "co_argcount", "co_posonlyargcount", "co_kwonlyargcount", "co_flags")
-VISIBLE += ("co_firstlineno", "co_filename")
+VISIBLE = ["co_name", "co_qualname", "co_argcount", "co_posonlyargcount", "co_kwonlyargcount", "co_flags"]
+VISIBLE += ["co_firstlineno", "co_filename"]
 
 
 def twins(module: str) -> tuple[Any, Any, Engine]:
@@ -55,7 +55,8 @@ def outcome(case: Callable[[], object]) -> str:
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize(("module", "case"), CASES)
 def test_cases_end_as_untraced(module: str, case: str) -> None:
-    """Results, exceptions with causes and contexts, frames, lines and columns of tracebacks are the same."""  # fault C1
+    """Results, exceptions with causes and contexts, frames, lines and columns of tracebacks are the same."""
+    # fault C1
     before, after, engine = TWINS[module]
 
     expected, traced = outcome(getattr(before, case)), outcome(getattr(after, case))
@@ -271,14 +272,74 @@ def test_warnings_that_are_errors_do_not_stop_it() -> None:
     assert rewritten.functions
 
 
-STANDARD = (
-    "abc argparse ast asyncio.base_events asyncio.locks asyncio.streams asyncio.tasks asyncio.windows_events bisect "
-    "collections concurrent.futures.process contextlib copy csv dataclasses decimal dis email.message enum fractions "
-    "functools gettext heapq html.parser http.client http.server importlib._bootstrap inspect ipaddress json.decoder "
-    "logging logging.config mailbox multiprocessing.pool optparse pathlib pdb pickle platform posixpath pydoc queue "
-    "random re shutil smtplib socket sqlite3.dump ssl statistics string subprocess tarfile tempfile textwrap threading "
-    "traceback turtle types typing unittest.mock urllib.request uuid weakref xml.dom.minidom zipfile"
-).split()
+STANDARD = [
+    "abc",
+    "argparse",
+    "ast",
+    "asyncio.base_events",
+    "asyncio.locks",
+    "asyncio.streams",
+    "asyncio.tasks",
+    "asyncio.windows_events",
+    "bisect",
+    "collections",
+    "concurrent.futures.process",
+    "contextlib",
+    "copy",
+    "csv",
+    "dataclasses",
+    "decimal",
+    "dis",
+    "email.message",
+    "enum",
+    "fractions",
+    "functools",
+    "gettext",
+    "heapq",
+    "html.parser",
+    "http.client",
+    "http.server",
+    "importlib._bootstrap",
+    "inspect",
+    "ipaddress",
+    "json.decoder",
+    "logging",
+    "logging.config",
+    "mailbox",
+    "multiprocessing.pool",
+    "optparse",
+    "pathlib",
+    "pdb",
+    "pickle",
+    "platform",
+    "posixpath",
+    "pydoc",
+    "queue",
+    "random",
+    "re",
+    "shutil",
+    "smtplib",
+    "socket",
+    "sqlite3.dump",
+    "ssl",
+    "statistics",
+    "string",
+    "subprocess",
+    "tarfile",
+    "tempfile",
+    "textwrap",
+    "threading",
+    "traceback",
+    "turtle",
+    "types",
+    "typing",
+    "unittest.mock",
+    "urllib.request",
+    "uuid",
+    "weakref",
+    "xml.dom.minidom",
+    "zipfile",
+]
 
 
 def standard_sources() -> Iterator[tuple[str, bytes]]:
@@ -365,10 +426,9 @@ def test_the_end_is_recorded_after_the_functions_own_cleanup() -> None:
     assert inner.end[2] < outer.end[2]
 
 
+@pytest.mark.skipif(sys.version_info < (3, 12), reason="PEP 695 is of Python 3.12")
 def test_type_parameters_compile() -> None:
     """Functions and classes with type parameters (PEP 695) run as untraced."""
-    if sys.version_info < (3, 12):
-        pytest.skip("PEP 695 is of Python 3.12")
     with open(sample("functions")[1].replace("functions.py", "type_parameters.txt"), encoding="utf-8") as file:
         source = file.read()
 

@@ -22,7 +22,9 @@ from flowtrace.recorder import RECORD_BYTES
 from tests.agent.engine import Engine, Shown, plain
 
 TREE = "def node(children):\n    for child in children:\n        node(child)\n"
-trees = st.recursive(st.just([]), lambda children: st.lists(children, max_size=4), max_leaves=30)
+trees: st.SearchStrategy[Any] = st.recursive(
+    st.just([]), lambda children: st.lists(children, max_size=4), max_leaves=30
+)
 
 
 def size(tree: Any) -> int:
@@ -292,7 +294,8 @@ BOTH = "def f(x):\n  CALLED.append(x)\n  return x\ndef g(x):\n  CALLED.append(x)
 @pytest.mark.parametrize("where", ["arguments", "result", "exception"])
 @pytest.mark.parametrize("error", [MemoryError, RecursionError])
 def test_failures_of_the_agent_are_swallowed(where: str, error: type[Exception]) -> None:
-    """The function runs once, its result or exception wins, the pair is closed and the failure counted."""  # fault C7, C8
+    """The function runs once, its result or exception wins, the pair is closed and the failure counted."""
+    # fault C7, C8
     engine = Engine(encoder=Failing(where, error))
     engine.recorder.state.strict = False
     module = engine.load(BOTH)
@@ -373,7 +376,8 @@ def test_an_exception_is_described_once_while_it_unwinds() -> None:
     engine = Engine(encoder=Counting())
     module = engine.load(
         "def down(n):\n  if n: down(n - 1)\n  else: raise KeyError(n)\n"
-        "def many():\n  for n in range(3):\n    try: one(n)\n    except ValueError: pass\ndef one(n): raise ValueError(n)\n"
+        "def many():\n  for n in range(3):\n    try: one(n)\n    except ValueError: pass\n"
+        "def one(n): raise ValueError(n)\n"
     )
 
     with pytest.raises(KeyError):
@@ -426,10 +430,12 @@ def test_threads_record_everything_in_their_order() -> None:
 
 
 def test_a_finalizer_may_call_traced_code_anywhere() -> None:
-    """Collections that strike while a call is recorded, and run traced code, neither hang nor break the records."""  # fault T2
+    """Collections that strike while a call is recorded, and run traced code, neither hang nor break the records."""
+    # fault T2
     engine = Engine()
     module = engine.load(
-        "class Cycle:\n  def __init__(self): self.me = self\n  def __del__(self): g()\ndef f(x): return Cycle()\ndef g(): pass\n"
+        "class Cycle:\n  def __init__(self): self.me = self\n  def __del__(self): g()\n"
+        "def f(x): return Cycle()\ndef g(): pass\n"
     )
     threshold = gc.get_threshold()
     gc.set_threshold(1, 1, 1)
@@ -479,7 +485,9 @@ def test_values_are_not_captured_where_the_target_says_so() -> None:
     from flowtrace.recorder import Target
 
     engine = Engine(encoder=Failing("arguments", ValueError))
-    enter, leave = engine.recorder.functions(Target("m", "f", 1, Failing("result", ValueError), args=False, result=False))
+    enter, leave = engine.recorder.functions(
+        Target("m", "f", 1, Failing("result", ValueError), args=False, result=False)
+    )
 
     leave(enter({"a": 1}), 2)
 

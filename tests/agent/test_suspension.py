@@ -10,8 +10,7 @@ import itertools
 import sys
 import threading
 import traceback
-import types
-from collections.abc import Callable, Coroutine, Generator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -51,7 +50,8 @@ def described(error: BaseException | None) -> Any:
         (frame.name, frame.lineno, frame.colno)
         for frame in traceback.extract_tb(error.__traceback__)
         # 3.11 itself leaves out frames where a body that handles an exception is thrown another
-        if frame.filename != __file__ and (sys.version_info >= (3, 12) or frame.filename not in (PATH, ASYNC_PATH, LIBRARY))
+        if frame.filename != __file__
+        and (sys.version_info >= (3, 12) or frame.filename not in (PATH, ASYNC_PATH, LIBRARY))
     ]
     chain = described(error.__cause__), described(error.__context__), error.__suppress_context__
     return type(error), repr(error.args), frames, chain
@@ -109,8 +109,6 @@ def test_generators_take_any_course_as_untraced(name: str, script: list[tuple[An
     assert course == expected
     assert [span.name for span in spans if len(span.ends) != 1] == []
     assert all(span.end[11] <= span.end[10] for span in spans)
-
-
 
 
 ASYNC_PLAIN = plain(ASYNC_SOURCE, filename=ASYNC_PATH)
@@ -176,7 +174,9 @@ def test_coroutines_take_any_course_as_untraced(name: str, script: list[tuple[An
 
 @given(
     name=st.sampled_from(AGENS),
-    script=st.lists(st.tuples(st.sampled_from([("next",), ("next",), *STEPS]), st.sampled_from([None, None, 0, 1, 4])), max_size=8),
+    script=st.lists(
+        st.tuples(st.sampled_from([("next",), ("next",), *STEPS]), st.sampled_from([None, None, 0, 1, 4])), max_size=8
+    ),
 )
 @settings(max_examples=400, deadline=None)
 @pytest.mark.filterwarnings("ignore:coroutine .* was never awaited")
@@ -281,7 +281,11 @@ def test_a_generator_may_go_on_in_another_thread(finish: Callable[[Any], object]
     next(generator)
     seen: list[str | None] = []
 
-    thread = threading.Thread(target=module.outer, args=(lambda: (finish(generator), seen.append(engine.here())),))
+    def go_on() -> None:
+        finish(generator)
+        seen.append(engine.here())
+
+    thread = threading.Thread(target=module.outer, args=(go_on,))
     thread.start()
     thread.join()
     generator.close()
@@ -337,10 +341,11 @@ def test_tasks_keep_their_own_parents() -> None:
 
 def test_active_time_leaves_out_the_time_suspended() -> None:
     """What a generator and a coroutine ran is counted, what their consumers did in between is not."""
-    ticks = itertools.count(step=1_000)
+    now = [0]
     engine = Engine(clock=lambda: now[0])
-    now = [next(ticks)]
-    module = engine.load("def g():\n  work()\n  yield 1\n  work()\ndef outer():\n  yield from g()\n", select=lambda n: n != "work")
+    module = engine.load(
+        "def g():\n  work()\n  yield 1\n  work()\ndef outer():\n  yield from g()\n", select=lambda n: n != "work"
+    )
     module.work = lambda: now.__setitem__(0, now[0] + 5)
 
     for _ in module.outer():
@@ -403,16 +408,24 @@ async def awaits():
 """
 
 
+def run_by_hand(coroutine: Any) -> None:
+    with contextlib.suppress(StopIteration):
+        while True:
+            coroutine.send(None)
+
+
 def test_no_frame_stands_between_caller_and_called() -> None:
     """`sys._getframe` and the stacklevel of warnings see the frames and lines that they see untraced."""
     seen = []
-    own = ("who", "untraced", "generates", *(f"Waits.__{name}__" for name in ("await", "aenter", "aexit", "anext", "aiter")))
+    own = (
+        "who",
+        "untraced",
+        "generates",
+        *(f"Waits.__{name}__" for name in ("await", "aenter", "aexit", "anext", "aiter")),
+    )
     for module in (plain(FRAMES), traced_module(FRAMES, untraced=own)[0]):
         with pytest.warns(UserWarning, match="here") as caught:
-            coroutine = module.awaits()
-            with contextlib.suppress(StopIteration):
-                while True:
-                    coroutine.send(None)
+            run_by_hand(module.awaits())
         seen.append((module.LOG, [(warning.filename, warning.lineno) for warning in caught]))
 
     assert len(seen[0][0]) > 9
