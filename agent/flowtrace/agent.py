@@ -7,6 +7,7 @@ goes wrong here stops the program: it is said in one line on stderr, and less is
 from __future__ import annotations
 
 import atexit
+import contextlib
 import os
 import platform
 import signal
@@ -76,7 +77,7 @@ class Agent:
         self._importer.install()
         if self.attachment.selection.wants_standard_library:
             self.attachment.attach_imported()  # what Python and the agent have imported
-        atexit.register(self.stop)
+        atexit.register(self._at_exit)
         os.register_at_fork(after_in_child=self._after_fork)
         self._stop_before_default_actions(signal.SIGTERM, signal.SIGHUP)
 
@@ -85,6 +86,24 @@ class Agent:
         self._announcement.at_exit()
         self._dispatcher.stop(self._config.flush.shutdown_timeout.seconds)
         self._control.close()
+
+        self._say_what_is_lost()
+
+    def _at_exit(self) -> None:
+        self.stop()
+        if getattr(sys, "last_type", None) is KeyboardInterrupt:
+            # Python is to die of SIGINT after this, and knows so by a flag that code run from text sets and clears:
+            # a sink that ran some (a namedtuple is enough) has cleared it
+            with contextlib.suppress(KeyboardInterrupt):
+                exec("raise KeyboardInterrupt")
+
+    def _say_what_is_lost(self) -> None:
+        for lane in self._dispatcher.lanes:
+            lost = lane.losses.events + lane.waiting + self.recorder.state.lost_events
+            if lost:
+                timeout = self._config.flush.shutdown_timeout
+                late = f", {lane.waiting} of them not in time ({timeout})" if lane.waiting else ""
+                self.warnings.warn(f"pid {os.getpid()}: {plural(lost, 'event')} did not reach {lane.name}{late}")
 
     def switch(self, *, on: bool) -> int:
         """Record calls or not, from now on; returns how many functions were switched."""
@@ -153,7 +172,7 @@ class Agent:
         names = [lane.name for lane in lanes]
         self._announcement = Announcement(
             self._resolved,
-            sinks=names,
+            sinks=[str(spec.get("stream", name)) for name, spec in zip(names, config.sinks, strict=False)],
             modules=self.attachment.modules,
             warnings=self.warnings,
             is_importing=lambda: self._importer.is_importing,

@@ -104,7 +104,7 @@ class Spool(Options, frozen=True, kw_only=True):
 
 
 class HttpOptions(Options, frozen=True, kw_only=True):
-    """Posts events to a server as newline-delimited JSON; ``flowtrace serve`` is one."""
+    """Posts events to a server as newline-delimited JSON."""
 
     url: Annotated[str, Meta(min_length=1, description="Where to post to: http:// or https://.")]
     headers: Annotated[dict[str, str], Meta(description="Sent with every request.")] = field(default_factory=dict)

@@ -122,6 +122,9 @@ def _attached(files: Sequence[str]) -> dict[str, set[str]]:
     for file in files:
         try:
             with open(file, "rb") as stream:
+                if b'"event":"' not in stream.readline():
+                    raise FlowtraceError(f"{file}: is not a trace; name a file that the file sink has written")
+                stream.seek(0)
                 events = [event for line in stream if (event := _attach_event(line))]
         except OSError as error:
             raise FlowtraceError(f"{file}: {error.strerror}") from error

@@ -69,6 +69,9 @@ def survey(config: Config, *, project: str, path: Sequence[str]) -> list[Matches
             mine = tuple(each for each in everything.functions if rules.rule(each.qualname) is rule)
             if mine or (everything.problem and any(rule is each for each, _ in rules.rules)):
                 by_rule[id(rule)].append(everything._replace(functions=mine))
+    for rule in config.targets:
+        if "__main__" in rule.modules:
+            by_rule[id(rule)].append(Module("__main__", "-", (), "is whatever program is run"))
     return [
         Matches(rule, tuple(by_rule[id(rule)]), () if by_rule[id(rule)] else _nearest(rule, known[id(rule)], found))
         for rule in config.targets
