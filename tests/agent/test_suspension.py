@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import contextvars
 import gc
-import itertools
 import sys
 import threading
 import traceback
