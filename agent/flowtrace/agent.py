@@ -20,7 +20,7 @@ from typing import Any
 import orjson
 
 from flowtrace import constants
-from flowtrace.announcement import Announcement, Warnings, plural
+from flowtrace.announcement import Announcement, ForkSilence, Warnings, plural
 from flowtrace.attachment import Attachment
 from flowtrace.config import Resolved
 from flowtrace.control import Control, Request
@@ -55,6 +55,7 @@ class Agent:
         self.recorder = Recorder()
         self.recorder.state.strict = "FLOWTRACE_STRICT" in os.environ  # our own tests
         self._ids = Ids(os.urandom)
+        self._fork_silence = ForkSilence(own_threads=lambda: self._dispatcher.threads)
         self.attachment = Attachment(
             self.recorder,
             config,
@@ -78,6 +79,8 @@ class Agent:
         if self.attachment.selection.wants_standard_library:
             self.attachment.attach_imported()  # what Python and the agent have imported
         atexit.register(self._at_exit)
+        silence = self._fork_silence
+        os.register_at_fork(before=silence.begin, after_in_parent=silence.end_in_parent, after_in_child=silence.end)
         os.register_at_fork(after_in_child=self._after_fork)
         self._stop_before_default_actions(signal.SIGTERM, signal.SIGHUP)
 
@@ -189,6 +192,7 @@ class Agent:
     def _after_turn(self) -> None:
         self._announcement.when_settled()
         self._control.look()
+        self._fork_silence.end()
 
     def _lanes(self) -> list[Lane]:
         config, dispatcher = self._config, self._dispatcher

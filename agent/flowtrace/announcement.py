@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import os
+import sys
 import time
+import warnings
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from flowtrace.config import Resolved
 from flowtrace.patcher import Traced
@@ -34,6 +37,47 @@ class Warnings:
         line = "".join(character if character.isprintable() else f"\\x{ord(character):02x}" for character in line)
         with contextlib.suppress(OSError):  # nobody listens
             os.write(2, f"flowtrace: {line}\n".encode("utf-8", "backslashreplace"))
+
+
+class ForkSilence:
+    """From 3.12 on, Python warns of a fork where there are threads: this keeps it from warning of ours.
+
+    A filter in front of the program's own, while the fork lasts; the filters' version stays, as in `instrument`.
+
+    Args:
+        own_threads: How many threads are the agent's.
+    """
+
+    def __init__(self, own_threads: Callable[[], int]) -> None:
+        self._own_threads = own_threads
+        self._filter: Any = ("ignore", self, DeprecationWarning, None, 0)
+
+    def match(self, text: str) -> bool:
+        """Asked by Python whether the filter is for a warning with this text."""
+        if "is multi-threaded, use of " not in text:
+            return False
+        try:
+            threads = len(os.listdir("/proc/self/task"))
+        except OSError:
+            return False  # elsewhere Python counts the threads of `threading`, which ours are not
+        return threads == 1 + self._own_threads()
+
+    def begin(self) -> None:
+        """Before a fork."""
+        filters: Any = warnings.filters
+        filters.insert(0, self._filter)
+
+    def end_in_parent(self) -> None:
+        """After it; from 3.13 on, Python warns after the hooks, so the filter stays until `end` is called."""
+        if sys.version_info < (3, 13):
+            self.end()
+
+    def end(self) -> None:
+        """Take the filter out, if it is there."""
+        filters: Any = warnings.filters
+        while any(each is self._filter for each in filters):
+            with contextlib.suppress(ValueError):  # another thread has reset them
+                filters.remove(self._filter)
 
 
 class Announcement:

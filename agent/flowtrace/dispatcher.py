@@ -74,6 +74,11 @@ class Dispatcher:
         self._is_running = True
         _thread.start_new_thread(self._run, ())
 
+    @property
+    def threads(self) -> int:
+        """How many threads this process has because of the agent."""
+        return len(self.lanes) + 1 if self._is_running else 0
+
     def state(self, name: str, **fields: Any) -> None:
         """Put one of the agent's own events on the queue, from any thread.
 

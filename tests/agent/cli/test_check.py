@@ -194,7 +194,8 @@ def test_trace_of_another_machine(check: Check, trace: Callable[..., str]) -> No
 )
 def test_strange_lines_are_passed_by(line: bytes, check: Check, trace: Callable[..., str]) -> None:
     """A line that was torn by a crash, and values that look like an ATTACH event, hide nothing."""  # fault S6
-    assert check(trace(line, attach("Cart.add", "main", "looks"), line))[0] == 0
+    whole = attach("Cart.add", "main", "looks")
+    assert check(trace(whole, line, whole, line))[0] == 0
 
 
 def test_trace_of_nothing_is_refused(check: Check, trace: Callable[..., str]) -> None:
