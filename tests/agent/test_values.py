@@ -853,7 +853,7 @@ def raised(error: BaseException) -> dict[str, Any]:
     """What is recorded of an exception that was raised."""
     try:
         raise error
-    except BaseException as caught:  # noqa: BLE001
+    except BaseException as caught:
         record: dict[str, Any] = strict(encoder().exception(caught))
         return record
 
