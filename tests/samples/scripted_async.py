@@ -118,7 +118,7 @@ async def body_for(note):
     async with contextlib.aclosing(untraced_agen(note)) as agen:
         async for x in agen:
             note(x)
-    async with contextlib.aclosing(agen_simple(note)) as agen:
+    async with contextlib.aclosing(agen_quiet(note)) as agen:
         return [x async for x in agen]
 
 
@@ -183,6 +183,14 @@ async def agen_simple(note):
         yield "two"
     finally:
         note(await pause("agen ends"), "agen_simple")
+
+
+async def agen_quiet(note):
+    try:
+        yield await Pause("quiet")
+        yield await leaf(note)
+    finally:
+        note("quiet ends", "agen_quiet")  # awaiting nothing, it may be collected at any point
 
 
 async def agen_nested(note):
