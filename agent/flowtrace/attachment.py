@@ -108,11 +108,9 @@ class Attachment:
             if rules is None:
                 return
             known = self.modules.get(name)
-            traced = known or Traced(name, file, [], [])
+            traced = self.modules[name] = known or Traced(name, file, [], [])
             self._wrap(module, traced, rules, is_instrumented=known is not None)
-            if traced.functions:
-                self.modules[name] = traced
-                self.say_attach(traced)
+            self.say_attach(traced)
         except Exception as error:  # noqa: BLE001  # the gate decides
             self._failed(f"module {name}: not completely traced", error)
 

@@ -178,10 +178,11 @@ class Dispatcher:
     def _finish(self) -> None:
         deadline = self._stop_at or time.monotonic()
         reserve = min(RESERVE_S, (deadline - time.monotonic()) / 4)
-        for _ in range(2):  # again for LOSS events, and for calls that ended while a slow sink was waited for
+        for rest in (reserve, reserve / 2):  # again for calls that ended while a slow sink was waited for
             self._turn()
+            self._drain()  # the LOSS events of that turn
             for lane in self.lanes:
-                lane.wait_idle(deadline - reserve)
+                lane.wait_idle(deadline - rest)
         self._say_stop()
         self._drain()
         for lane in self.lanes:

@@ -13,7 +13,8 @@ def describe(events: Sequence[dict[str, Any]]) -> Iterator[tuple[str, str]]:
     """Style and text of each line; several ATTACH events become one."""
     kind = events[0].get("event")
     if kind == "ATTACH":
-        yield "quiet", _attach(events)
+        if any(event.get("functions") for event in events):
+            yield "quiet", _attach(events)
     elif kind == "START":
         yield "quiet", _start(events[0])
     elif kind == "STOP":
