@@ -312,8 +312,10 @@ class Lane:
                 self._failed_in_a_row = 0
                 return ""
             self._warn(f"sink {self.name}: {problem}")
-            if not retry or not self._may_try_again(tries, after):
+            if not retry:
                 return self._gave_up()
+            if not self._may_try_again(tries, after):
+                return "the process ended"
 
     def _write(self, batch: Batch) -> None:
         if not self._is_open:

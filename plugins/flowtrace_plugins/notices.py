@@ -13,8 +13,7 @@ def describe(events: Sequence[dict[str, Any]]) -> Iterator[tuple[str, str]]:
     """Style and text of each line; several ATTACH events become one."""
     kind = events[0].get("event")
     if kind == "ATTACH":
-        if any(event.get("functions") for event in events):
-            yield "quiet", _attach(events)
+        yield "quiet", _attach(events)
     elif kind == "START":
         yield "quiet", _start(events[0])
     elif kind == "STOP":

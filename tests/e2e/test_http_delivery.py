@@ -99,7 +99,7 @@ def test_receiver_that_is_down_harms_no_other_sink(tmp_path: Path) -> None:
     assert stop["lost"] == {"file": 0, "http": stop["recorded"]}
     assert stop["delivered"] == {"file": stop["recorded"], "http": 0}
     said = [line for line in ended.stderr.splitlines() if "sink http" in line]
-    assert [f"cannot reach {url}" in line for line in said] == [True]
+    assert [f"cannot reach {url}" in line for line in said] == [True], said
 
 
 def test_loss_is_an_event(tmp_path: Path, receiver: ChaosServer) -> None:
