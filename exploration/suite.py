@@ -26,7 +26,7 @@ PROJECT = HERE.parent
 CONSTRAINTS = HERE / "constraints.txt"
 PYTEST = (
     *("-m", "pytest", "--rootdir=.", "-p", "no:cacheprovider", "-p", "no:randomly", "-p", "no:xdist"),
-    "--timeout=600",  # suites have shorter ones, which say more about the machine than about tracing
+    "--timeout=300",  # suites have shorter ones, which say more about the machine than about tracing
 )
 RUN_TIMEOUT_S = 1_800
 
