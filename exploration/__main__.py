@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import shutil
+import signal
 import sys
 import tomllib
 from collections.abc import Iterator, Sequence
@@ -45,6 +46,8 @@ class Result(NamedTuple):
 def main(argv: Sequence[str]) -> int:
     """Explore, and report."""
     options = _parser().parse_args(argv)
+    # A shell ignores SIGINT for what it starts in the background; the suites inherit that, and trio's waits for it.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     chosen = [each for each in packages() if _is_chosen(each, options)]
     unknown = {*options.packages} - {each.name for each in chosen}
     if unknown:
