@@ -13,41 +13,44 @@ class Traced(NamedTuple):
 
     Attributes:
         functions: Of the target modules, how many are traced in each way.
-        reasons: Of those that are not traced, how many for each reason.
-        calls: How many calls were recorded, delivered or not.
-        delivered: How many of them are in the files.
+        reasons: Of those that are not instrumented, how many by way and reason.
+        calls: How many calls were recorded.
+        lost: How many events of them are not in the files.
         failures: How many of its own errors the agent counted.
     """
 
     functions: Counter[str]
-    reasons: Counter[str]
+    reasons: Counter[tuple[str, str]]
     calls: int
-    delivered: int
+    lost: int
     failures: int
 
 
 def read(folder: Path) -> Traced:
     """Sum up the trace files in ``folder``; a module that several processes import counts once."""
     modules: dict[str, list[dict[str, Any]]] = {}
-    calls = delivered = failures = 0
+    calls = lost = failures = 0
     for path in sorted(folder.glob("*.jsonl")):
+        entered = recorded = 0
         with open(path, "rb") as file:
             for line in file:
                 event = line[:64].partition(b'"event":"')[2].partition(b'"')[0]
                 if event == b"ENTER":
-                    delivered += 1
+                    entered += 1
                 elif event == b"ATTACH":
                     attached = json.loads(line)
                     modules[attached["module"]] = attached["functions"]
                 elif event == b"STOP":
                     stop = json.loads(line)
-                    calls += stop["recorded"] // 2
+                    recorded += stop["recorded"] // 2
+                    lost += sum(stop["lost"].values())
                     failures += stop["failures"]
+        calls += max(entered, recorded)  # a process that was killed did not say how many
     functions = [function for each in modules.values() for function in each]
     return Traced(
         functions=Counter(function["how"] for function in functions),
-        reasons=Counter(function["reason"] for function in functions if function["how"] == "not traced"),
-        calls=max(calls, delivered),
-        delivered=delivered,
+        reasons=Counter((each["how"], each["reason"]) for each in functions if each["how"] != "instrumented"),
+        calls=calls,
+        lost=lost,
         failures=failures,
     )

@@ -10,9 +10,10 @@ from typing import Any
 import harness
 import pytest
 
-if signal.getsignal(signal.SIGINT) is signal.SIG_IGN and threading.current_thread() is threading.main_thread():
-    # run in the background of a shell script: the programs that are tested would ignore Ctrl-C as well
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+for number, handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
+    # run in the background of a shell script, or by nohup: the programs that are tested would ignore these as well
+    if signal.getsignal(number) is signal.SIG_IGN and threading.current_thread() is threading.main_thread():
+        signal.signal(number, handler)
 
 
 @pytest.fixture

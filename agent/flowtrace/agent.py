@@ -22,16 +22,18 @@ import orjson
 from flowtrace import constants
 from flowtrace.announcement import Announcement, ForkSilence, Warnings, plural
 from flowtrace.attachment import Attachment
-from flowtrace.config import Resolved
-from flowtrace.control import Control, Request
+from flowtrace.config import Resolved, to_json
+from flowtrace.control import Control, Origin, Request
 from flowtrace.dispatcher import Dispatcher
-from flowtrace.errors import ConfigError
+from flowtrace.errors import ConfigError, FlowtraceError
 from flowtrace.events import SCHEMA_VERSION, Described, Ids, Lines
 from flowtrace.hooks import SinkContext
 from flowtrace.importer import Importer
 from flowtrace.lane import Lane
 from flowtrace.plugins import Registry, load
 from flowtrace.recorder import Recorder
+
+MAX_TURN_NS = 1_000_000_000  # however long `flush.interval` is, whoever asks by `flowtrace ctl` waits no longer
 
 _agent: Agent | None = None
 
@@ -50,6 +52,7 @@ class Agent:
     def __init__(self, resolved: Resolved) -> None:
         config = resolved.config
         self._resolved, self._config = resolved, config
+        self._is_stopped = False
         self.warnings = Warnings(scrub=lambda text: self.attachment.redactor.scrub(text))
         self._registry: Registry = load(resolved.plugins)
         self.recorder = Recorder()
@@ -76,8 +79,7 @@ class Agent:
         self._open()
         constants.resolve = self.attachment.resolve
         self._importer.install()
-        if self.attachment.selection.wants_standard_library:
-            self.attachment.attach_imported()  # what Python and the agent have imported
+        self.attachment.attach_imported()  # what Python and the agent have imported
         atexit.register(self._at_exit)
         silence = self._fork_silence
         os.register_at_fork(before=silence.begin, after_in_parent=silence.end_in_parent, after_in_child=silence.end)
@@ -86,10 +88,11 @@ class Agent:
 
     def stop(self) -> None:
         """Deliver what there is; at most ``flush.shutdown_timeout``. A second call does nothing."""
+        self._is_stopped = True  # before the dispatcher: it may be in the midst of a request
         self._announcement.at_exit()
+        self.attachment.say_rest()
         self._dispatcher.stop(self._config.flush.shutdown_timeout.seconds)
         self._control.close()
-
         self._say_what_is_lost()
 
     def _at_exit(self) -> None:
@@ -127,19 +130,34 @@ class Agent:
         changed = self.attachment.reload(resolved.config, project=resolved.project)
         self._config = resolved.config
         self._limit()
+        lanes, queue = self._dispatcher.lanes, resolved.config.queue
+        for lane in lanes:
+            lane.limit(max_bytes=queue.max_bytes // 2 // len(lanes), blocks=queue.overflow == "block")
         return changed
 
     def _execute(self, request: Request) -> str:
         """Carry out a request of ``flowtrace ctl``."""
         pid = os.getpid()
-        if request.command == "reload":
+        match request.command:
+            case "origin":
+                resolved = self._resolved
+                return to_json(Origin(file=resolved.file, sets=resolved.sets, project=resolved.project)).decode()
+            case "status":
+                return f"pid {pid}: {self._status()}"
+            case "reload":
+                return f"pid {pid}: reloaded, {plural(self._reload(request), 'function')} changed"
+            case command:
+                switched = self.switch(on=command == "on")
+                return f"pid {pid}: {command}, {plural(switched, 'function')} switched"
+
+    def _reload(self, request: Request) -> int:
+        try:
             if request.resolved is None:
                 raise ConfigError("no configuration came with the request")
-            return f"pid {pid}: reloaded, {plural(self.reload(request.resolved), 'function')} changed"
-        if request.command == "status":
-            return f"pid {pid}: {self._status()}"
-        switched = self.switch(on=request.command == "on")
-        return f"pid {pid}: {request.command}, {plural(switched, 'function')} switched"
+            return self.reload(request.resolved)
+        except FlowtraceError as error:
+            self.warnings.say(f"pid {os.getpid()}: reload: {error}")
+            raise
 
     def _status(self) -> str:
         modules = self.attachment.modules.values()
@@ -154,11 +172,13 @@ class Agent:
     def _limit(self) -> None:
         state, queue = self.recorder.state, self._config.queue
         state.max_events, state.max_bytes = queue.max_events, queue.max_bytes // 2  # the lanes have the other half
-        state.wake_at = queue.max_events // 2
-        # switched off, bodies under way may still make functions that have instrumented code: they begin no trace
+        # switched off, bodies under way may still make functions that have instrumented code: these are silent
+        state.wake_at = queue.max_events // 2 if self.attachment.is_on else 0
         state.rate = self._config.sampling.rate if self.attachment.is_on else -1.0
         state.block_ns = queue.block_timeout if queue.overflow == "block" else 0
         state.task_name = _task_name(state)
+        if self._is_stopped:  # meanwhile: what is recorded now would come after STOP
+            state.max_events, state.rate = -1, -1.0
 
     def _open(self) -> None:
         """Threads and sinks of this process."""
@@ -170,7 +190,8 @@ class Agent:
             wall_offset_ns=time.time_ns() - recorder.clock(),
             values_as_text=config.values == "text",
         )
-        self._dispatcher = Dispatcher(recorder, lines, run=self._resolved.run, interval_ns=config.flush.interval)
+        interval_ns = min(config.flush.interval, MAX_TURN_NS)
+        self._dispatcher = Dispatcher(recorder, lines, run=self._resolved.run, interval_ns=interval_ns)
         lanes = self._lanes()
         names = [lane.name for lane in lanes]
         self._announcement = Announcement(
@@ -182,6 +203,8 @@ class Agent:
         )
         self._control = Control(self._execute)
         self._dispatcher.after_turn = self._after_turn
+        for lane in lanes:
+            lane.while_full = self._control.look  # a sink that hangs: then most of all
         self._say_start(names)
         try:
             self._dispatcher.start(lanes)
@@ -245,6 +268,7 @@ class Agent:
     def _after_fork(self) -> None:
         """In the child: everything queued, every thread and every open sink is the parent's."""
         self._parents = (self._dispatcher, getattr(self, "_parents", None))  # never finalized here: not ours to close
+        self._is_stopped = False
         self.recorder.reset()
         self._ids.begin(self.recorder.state.first)
         self._limit()

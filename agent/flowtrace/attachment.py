@@ -6,35 +6,25 @@ program runs: switched off and on, or to other rules. Any failure leaves a modul
 
 from __future__ import annotations
 
-import gc
 import sys
 import types
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeAlias, TypeVar
 
-from flowtrace import constants, suspension
+from flowtrace import constants
 from flowtrace.config import Capture, Config, Rule
 from flowtrace.importer import is_main_program
-from flowtrace.instrument import Function, Kind, Mark, graft, link, pairs, rewrite
-from flowtrace.patcher import WILDCARDS, Place, Traced, Wrapper, assign, first_line, places, wrap
+from flowtrace.instrument import IS_FUNCTION, Function, instrument, pairs
+from flowtrace.patcher import WILDCARDS, Place, Traced, Wrapper, assign, functions, outermost, places, wrap
 from flowtrace.recorder import Functions, Recorder, Target
 from flowtrace.redaction import Redactor
 from flowtrace.selection import ModuleRules, Selection
 from flowtrace.suspension import Suspendable, suspendable
 from flowtrace.values import Encoder, Limits
 
-COMMON_CONSTANTS: dict[str, object] = {
-    "raised": constants.Raised,
-    "base exception": BaseException,
-    "recursion error": RecursionError,
-    "suspend": suspension.suspend,
-    "resume": suspension.resume,
-    "resumed": suspension.resumed,
-    "delegate": suspension.delegate,
-    "delegate_await": suspension.delegate_await,
-    "delegate_iterable": suspension.delegate_iterable,
-    "delegate_context": suspension.delegate_context,
-}
+_IN_C = "is written in C"
+_Codes: TypeAlias = tuple[types.CodeType, types.CodeType]
+_Parts = TypeVar("_Parts", Functions, Suspendable)
 
 
 class Attachment:
@@ -67,7 +57,8 @@ class Attachment:
         self._recorder, self._describe, self._say, self._warn = recorder, describe, say, warn
         self._parts: dict[str, Callable[..., Any]] = {}  # by the names they are pickled by
         self.modules: dict[str, Traced] = {}
-        self.is_on = True
+        self._unsaid: dict[str, Traced] = {}
+        self.is_on = Wrapper.is_on = True
         self._configure(config, project)
 
     def _configure(self, config: Config, project: str) -> None:
@@ -79,25 +70,26 @@ class Attachment:
 
     # -- as modules are imported ---------------------------------------------------------------------------------
 
-    def instrument(self, names: Sequence[str], path: str, source: bytes, plain: types.CodeType) -> types.CodeType:
+    def instrument(self, names: Sequence[str], path: str, plain: types.CodeType) -> types.CodeType:
         """The code to run for a module, in place of its plain code."""
         with self._recorder.blind():
-            return self._instrument(names, path, source, plain)
+            return self._instrument(names, path, plain)
 
-    def _instrument(self, names: Sequence[str], path: str, source: bytes, plain: types.CodeType) -> types.CodeType:
+    def _instrument(self, names: Sequence[str], path: str, plain: types.CodeType) -> types.CodeType:
         rules = self.selection.module(names, path)
         if rules is None:
             return plain
-        traced = self._attached(names[0], path, source, plain, rules)
-        if traced is None:
-            return plain
-        self.modules[names[0]] = traced._replace(names=tuple(names[1:]))
+        old = self.modules.get(names[0])  # where it is imported anew, functions of its old code may be in use still
+        roots, codes = (old.roots, old.codes) if old else ([], [])
+        traced = Traced(names[0], path, [], roots, codes, tuple(names[1:]))
+        instrumented = self._add(traced, plain, rules)
+        self.modules[names[0]] = self._unsaid[names[0]] = traced
         if names[0] == "__main__" or is_main_program(names[0]):
             self.say_attach(traced)  # no post-import hook for these
-        return traced.codes[0][1] if self.is_on else plain
+        return instrumented if self.is_on else plain
 
     def complete(self, module: types.ModuleType) -> None:
-        """After a module's import: wrap what could not be instrumented, and say what is traced."""
+        """After a module's import: trace what did not come as code of the module, and say what is traced."""
         with self._recorder.blind():
             self._complete(module)
 
@@ -107,9 +99,16 @@ class Attachment:
             rules = self.selection.module(name, file)
             if rules is None:
                 return
-            known = self.modules.get(name)
-            traced = self.modules[name] = known or Traced(name, file, [], [])
-            self._wrap(module, traced, rules, is_instrumented=known is not None)
+            traced = self.modules.get(name)
+            count = len(traced.codes) if traced else 0
+            if traced is None:  # a loader of another tool ran code that we have not seen
+                traced = self._of_living(name, module, _Living(), rules)
+            kept = list(places(module))
+            self._add_generated(kept, traced, rules, traced.codes)
+            self._wrap(kept, traced, rules)
+            self.modules[name] = traced
+            # what was defined while it is switched off has instrumented code all the same
+            assign(traced.codes[count:] if self.is_on else [pair[::-1] for pair in traced.codes])
             self.say_attach(traced)
         except Exception as error:  # noqa: BLE001  # the gate decides
             self._failed(f"module {name}: not completely traced", error)
@@ -118,18 +117,25 @@ class Attachment:
         """What a constant of pickled code stands for in this process (see `flowtrace.constants`)."""
         if name not in self._parts:
             part, module, qualname, line = constants.parse(name)
-            kind: Kind = "generator" if part.startswith(constants.SUSPENDABLE) else "function"
-            self._make_parts(module, qualname, line, kind, None)
+            functions = self._functions(module, qualname, line, None)
+            if part.startswith(constants.SUSPENDABLE):
+                self._suspendable(functions)
         return self._parts[name]
 
     def say_attach(self, traced: Traced) -> None:
         """Queue the ATTACH event of a module."""
+        self._unsaid.pop(traced.name, None)
         functions = [
             {"name": function.qualname, "line": function.line, "how": function.how}
             | ({"reason": function.reason} if function.reason else {})
             for function in traced.functions
         ]
         self._say("ATTACH", module=traced.name, file=traced.file, functions=functions)
+
+    def say_rest(self) -> None:
+        """The same for modules whose import never came to its end, or ended as another object."""
+        for traced in list(self._unsaid.values()):
+            self.say_attach(traced)
 
     # -- while the program runs ----------------------------------------------------------------------------------
 
@@ -140,10 +146,9 @@ class Attachment:
             How many functions were switched.
         """
         self.is_on = on
-        for wrapper in Wrapper.all:
-            wrapper._self_is_on = on
-        codes = [pair if on else pair[::-1] for traced in list(self.modules.values()) for pair in traced.codes]
-        return assign(codes)
+        Wrapper.is_on = on
+        modules = list(self.modules.values())
+        return assign([pair if on else pair[::-1] for traced in modules for pair in traced.codes])
 
     def reload(self, config: Config, *, project: str) -> int:
         """Put other rules, limits and redaction in force, for modules that are imported already too.
@@ -160,81 +165,97 @@ class Attachment:
     def attach_imported(self) -> int:
         """Apply the rules to what is imported already; returns how many functions got other code."""
         with self._recorder.blind():
-            return sum(self._reloaded(name, module) for name, module in list(sys.modules.items()) if module is not None)
+            living = _Living()
+            modules = [(name, module) for name, module in list(sys.modules.items()) if module is not None]
+            return assign([pair for name, module in modules for pair in self._reloaded(name, module, living)])
 
-    def _reloaded(self, name: str, module: types.ModuleType) -> int:
+    def _reloaded(self, name: str, module: types.ModuleType, living: _Living) -> list[_Codes]:
+        """What gives way to what."""
         old = self.modules.get(name)
         file = old.file if old else getattr(module, "__file__", None)
-        names = [name, *(old.names if old else ())]
-        rules = self.selection.module(names, file) if isinstance(file, str) else None
+        rules = self.selection.module([name, *(old.names if old else ())], file) if isinstance(file, str) else None
         if rules is None:
-            return self._detach(old) if old else 0
-        plain, source = self._source(name, file, old)
-        if plain is None or source is None:
-            return 0
-        new = self._attached(names[0], str(file), source, plain, rules)
-        if new is None:
-            return 0
-        codes = _replacements(module, old, new, on=self.is_on)
+            return self._detached(old) if old else []
+        if old is None:
+            new = self._of_living(name, module, living, rules)
+        else:
+            new = old._replace(functions=[], codes=[])
+            for root, known_as in old.roots:
+                self._add(new, root, rules, known_as=known_as)
+            self._rewrap(new, rules)
+        kept = list(places(module))
+        self._add_generated(kept, new, rules, [*new.codes, *(old.codes if old else ())])
+        self._wrap(kept, new, rules)
         self.modules[name] = new
         self.say_attach(new)
-        return assign(codes)
+        return _replacements(old, new, on=self.is_on)
 
-    def _detach(self, old: Traced) -> int:
+    def _detached(self, old: Traced) -> list[_Codes]:
         del self.modules[old.name]
+        self._rewrap(old, None)
         self.say_attach(old._replace(functions=[]))
-        return assign([pair[::-1] for pair in old.codes])
-
-    def _source(self, name: str, file: str | None, old: Traced | None) -> tuple[types.CodeType | None, bytes | None]:
-        """The plain code of a module that runs, and its source, if that is the same program still."""
-        if file is None or not file.endswith(".py"):
-            return None, None
-        try:
-            with open(file, "rb") as stream:
-                source = stream.read()
-            filename = old.codes[0][0].co_filename if old and old.codes else file
-            compiled = compile(source, filename, "exec", dont_inherit=True)
-        except (OSError, SyntaxError, ValueError) as error:
-            self._warn(f"{file}: stays as it is: {error}")
-            return None, None
-        if old is None or not old.codes:
-            return compiled, source
-        if old.codes[0][0] != compiled:
-            self._warn(f"{file}: stays as it is: the file was changed after {name} was imported")
-            return None, None
-        return old.codes[0][0], source
+        return [pair[::-1] for pair in old.codes]
 
     # -- one module, one function --------------------------------------------------------------------------------
 
-    def _attached(
-        self, name: str, path: str, source: bytes, plain: types.CodeType, rules: ModuleRules
-    ) -> Traced | None:
+    def _of_living(self, name: str, module: types.ModuleType, living: _Living, rules: ModuleRules) -> Traced:
+        """A module whose code ran before we saw it: what exists of its functions."""
+        traced = Traced(name, getattr(module, "__file__", None), [], [], [])
+        for code in outermost(living.of(module)):
+            self._add(traced, code, rules)
+        return traced
+
+    def _add(self, traced: Traced, plain: types.CodeType, rules: ModuleRules, *, known_as: str = "") -> types.CodeType:
+        """Instrument the targets in ``plain``, the code of a module or function; it is itself where that fails."""
+
+        def named(function: Function) -> Function:
+            is_outermost = known_as and function.qualname == plain.co_qualname
+            return function._replace(qualname=known_as) if is_outermost else function
+
+        def parts(function: Function) -> Functions | Suspendable | None:
+            function = named(function)
+            rule = rules.rule(function.qualname)
+            if rule is None:
+                return None
+            functions = self._functions(traced.name, function.qualname, function.line, rule)
+            return functions if function.kind == "function" else self._suspendable(functions)
+
         try:
-            rewritten = rewrite(source, plain.co_filename, lambda qualname: rules.rule(qualname) is not None)
-            made = [
-                self._make_parts(name, each.qualname, each.line, each.kind, rules.rule(each.qualname))
-                if each.how == "instrumented"
-                else None
-                for each in rewritten.functions
-            ]
-
-            def constant(mark: Mark) -> object:
-                return COMMON_CONSTANTS.get(mark.part) or getattr(made[mark.function], mark.part)
-
-            codes = list(pairs(plain, graft(plain, link(rewritten.code, constant))))
+            code, functions = instrument(plain, parts)
         except Exception as error:  # noqa: BLE001
-            self._failed(f"{path}: not traced", error)
-            return None
-        return Traced(name, path, list(rewritten.functions), codes)
+            self._failed(f"{traced.file}: not traced", error)
+            return plain
+        traced.functions.extend(map(named, functions))
+        if all(root is not plain for root, _ in traced.roots):
+            traced.roots.append((plain, known_as))
+        traced.codes.extend(pair for pair in pairs(plain, code) if pair[0].co_flags & IS_FUNCTION)
+        return code
 
-    def _make_parts(
-        self, module: str, qualname: str, line: int, kind: Kind, rule: Rule | None
-    ) -> Functions | Suspendable:
+    def _add_generated(
+        self, kept: Iterable[Place], traced: Traced, rules: ModuleRules, codes: Iterable[_Codes]
+    ) -> None:
+        """Functions made of text at run time, not of ``codes``, where a rule names them without a wildcard."""
+        known = {id(code) for pair in codes for code in pair}
+        found = [
+            place
+            for place in kept
+            if type(place.function) is types.FunctionType
+            and id(place.function.__code__) not in known
+            and _is_named(place.qualname, rules.rule(place.qualname))
+        ]
+        for place in found:
+            self._add(traced, place.function.__code__, rules, known_as=place.qualname)
+
+    def _functions(self, module: str, qualname: str, line: int, rule: Rule | None) -> Functions:
         capture = rule.capture_over(self._capture) if rule else self._capture
         target = Target(module, qualname, line, self.encoder(capture), args=capture.args, result=capture.result)
-        functions = self._recorder.functions(target)
-        parts = functions if kind == "function" else suspendable(self._recorder, functions)
-        for part in parts:
+        return self._known(self._recorder.functions(target))
+
+    def _suspendable(self, functions: Functions) -> Suspendable:
+        return self._known(suspendable(self._recorder, functions))
+
+    def _known(self, parts: _Parts) -> _Parts:
+        for part in (parts.enter, parts.leave):
             self._parts[part.__qualname__] = part
         return parts
 
@@ -246,35 +267,28 @@ class Attachment:
             self._encoders[capture] = Encoder(limits=limits, redactor=self.redactor, describe=self._describe)
         return self._encoders[capture]
 
-    def _wrap(self, module: types.ModuleType, traced: Traced, rules: ModuleRules, *, is_instrumented: bool) -> None:
-        # by line too: a property's accessors have one name, and so may functions that are defined anew
-        known = {(function.qualname, function.line): index for index, function in enumerate(traced.functions)}
-        for place in places(module):
+    def _wrap(self, kept: Iterable[Place], traced: Traced, rules: ModuleRules) -> None:
+        """Functions that are written in C."""
+        for place in kept:
             rule = rules.rule(place.qualname)
-            index = known.get((place.qualname, first_line(place.function)))
-            if index is not None and traced.functions[index].how != "wrapper":
+            if rule is None or type(place.function) is types.FunctionType:
                 continue
-            if rule is None or (index is None and is_instrumented and not _is_named(place.qualname, rule)):
-                continue
-            function = self._wrapped(place, module, rule, traced.functions[index] if index is not None else None)
-            if index is None:
-                traced.functions.append(function)
-            else:
-                traced.functions[index] = function
+            found = Function(place.qualname, 0, "function", "wrapper", _IN_C)
+            try:
+                wrap(place, self._functions(place.module, place.qualname, 0, rule))
+            except (TypeError, AttributeError) as error:
+                found = found._replace(how="not traced", reason=str(error))
+            traced.functions.append(found)
 
-    def _wrapped(self, place: Place, module: types.ModuleType, rule: Rule, known: Function | None) -> Function:
-        code = getattr(place.function, "__code__", None)
-        kind = _kind(code) if code else "function"
-        line = first_line(place.function)
-        reason = known.reason if known else "has no source that Python runs as it is"
-        found = Function(place.qualname, line, kind, "wrapper", reason)
-        if kind == "async generator" or (place.name.startswith("__") and place.name not in ("__init__", "__call__")):
-            return found._replace(how="not traced")
-        try:
-            wrap(place, kind, self._make_parts(module.__name__, place.qualname, line, kind, rule))
-        except (TypeError, AttributeError) as error:
-            return found._replace(how="not traced", reason=str(error))
-        return found
+    def _rewrap(self, traced: Traced, rules: ModuleRules | None) -> None:
+        """Tell the wrappers in a module what they are to do now."""
+        for wrapper in Wrapper.all:
+            place: Place = wrapper._self_place
+            if place.module == traced.name:
+                rule = rules.rule(place.qualname) if rules else None
+                wrapper._self_parts = rule and self._functions(traced.name, place.qualname, 0, rule)
+                if rule:
+                    traced.functions.append(Function(place.qualname, 0, "function", "wrapper", _IN_C))
 
     def _failed(self, what: str, error: Exception) -> None:
         """The gate for what goes wrong in here: counted and said once; raised in our own tests."""
@@ -284,31 +298,26 @@ class Attachment:
         self._warn(f"{what}: {type(error).__name__}: {error}")
 
 
-def _replacements(
-    module: types.ModuleType, old: Traced | None, new: Traced, *, on: bool
-) -> Iterable[tuple[types.CodeType, types.CodeType]]:
+class _Living:
+    """The functions that exist, by the module that defined them; one look for all modules."""
+
+    def __init__(self) -> None:
+        self._functions: dict[int, list[types.FunctionType]] = {}
+
+    def of(self, module: types.ModuleType) -> list[types.FunctionType]:
+        if not self._functions:
+            for each in functions():
+                self._functions.setdefault(id(each.__globals__), []).append(each)
+        return self._functions.get(id(vars(module)), [])
+
+
+def _replacements(old: Traced | None, new: Traced, *, on: bool) -> list[_Codes]:
     """Which code gives way to which, so that a running module gets what ``new`` says."""
-    wanted = {id(plain): instrumented if on else plain for plain, instrumented in new.codes}
-    if old is not None and old.codes:
-        for plain, instrumented in old.codes:
-            yield plain, wanted[id(plain)]
-            yield instrumented, wanted[id(plain)]
-        return
-    twins = {(plain.co_qualname, plain.co_firstlineno): plain for plain, _ in new.codes}
-    for function in gc.get_objects():
-        if type(function) is types.FunctionType and function.__module__ == module.__name__:
-            code = function.__code__
-            twin = twins.get((code.co_qualname, code.co_firstlineno))
-            if twin == code:  # it is the same program: only then its code may be replaced
-                yield code, wanted[id(twin)]
+    wanted = {id(plain): instrumented for plain, instrumented in new.codes if on}
+    outdated = [(instrumented, wanted.get(id(plain), plain)) for plain, instrumented in (old.codes if old else ())]
+    return outdated + (new.codes if on else [])
 
 
-def _is_named(qualname: str, rule: Rule) -> bool:
+def _is_named(qualname: str, rule: Rule | None) -> bool:
     """Whether a rule names a function without a wildcard: only then generated code is a target."""
-    return any(pattern == qualname for pattern in rule.include if WILDCARDS.isdisjoint(pattern))
-
-
-def _kind(code: types.CodeType) -> Kind:
-    flags = code.co_flags
-    kinds: dict[int, Kind] = {0x20: "generator", 0x80: "coroutine", 0x200: "async generator"}  # CO_GENERATOR, ...
-    return next((kind for flag, kind in kinds.items() if flags & flag), "function")
+    return rule is not None and any(pattern == qualname and WILDCARDS.isdisjoint(pattern) for pattern in rule.include)

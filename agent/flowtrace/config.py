@@ -208,6 +208,8 @@ class Resolved(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         project: The absolute directory whose modules ``@project`` means.
         quiet: Say nothing on stderr but warnings.
         root_pid: The process id of the launcher, which is that of the program it becomes.
+        file: The configuration file that was named, absolute; None where it was looked for.
+        sets: What ``--set`` has set, for a reload.
     """
 
     config: Config
@@ -217,6 +219,8 @@ class Resolved(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     project: str
     quiet: bool
     root_pid: int
+    file: str | None = None
+    sets: tuple[str, ...] = ()
 
 
 def to_json(value: Struct) -> bytes:

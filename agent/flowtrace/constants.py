@@ -7,6 +7,7 @@ that the function that was pickled runs untraced.
 
 from __future__ import annotations
 
+import types
 from collections.abc import Callable
 from typing import Any
 
@@ -16,8 +17,28 @@ resolve: Callable[[str], Any] | None = None  # set by a running agent
 SUSPENDABLE = "suspendable_"  # begins the parts of bodies that can be suspended
 
 
+FOLDER = __file__.rpartition("constants.py")[0]  # the beginning of the file names of our frames
+
+
 class Raised:
-    """What `.result` is bound to when an exception leaves a traced body."""
+    """Stands for the result of a body that an exception leaves."""
+
+
+def without_our_frames(error: BaseException) -> None:
+    """What was raised in a call of ours by a signal handler shows the program's frames only.
+
+    The first is that of the traced body; calls that have no line there were made at the line of its ``def``.
+    """
+    first = error.__traceback__
+    if first is None:
+        return
+    after = first.tb_next
+    while after is not None and after.tb_frame.f_code.co_filename.startswith(FOLDER):
+        after = after.tb_next
+    line: int | None = first.tb_lineno
+    if line is None:
+        line = first.tb_frame.f_code.co_firstlineno
+    error.__traceback__ = types.TracebackType(after, first.tb_frame, first.tb_lasti, line)
 
 
 def name_of(part: str, module: str, qualname: str, line: int) -> str:

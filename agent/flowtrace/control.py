@@ -11,28 +11,29 @@ import contextlib
 import os
 import stat
 from collections.abc import Callable
-from typing import Literal
+from typing import Annotated, Literal
 
 import msgspec
 
 from flowtrace.config import Resolved, from_json, to_json
 from flowtrace.errors import FlowtraceError
 
-MAX_REQUEST_BYTES = 1 << 20
+MAX_MESSAGE_BYTES = 16 << 20
+_ROOT = 0
 
-Command = Literal["off", "on", "reload", "status"]
+Command = Literal["origin", "off", "on", "reload", "status"]
 
 
 class Request(msgspec.Struct, frozen=True, kw_only=True):
     """What is asked of a process.
 
     Attributes:
-        id: Repeated in the answer.
-        command: What to do.
+        id: Part of the answer's name, so that of several who ask each finds his own.
+        command: What to do; ``origin`` asks how the process was configured, for ``reload``.
         resolved: For ``reload``: the new configuration.
     """
 
-    id: str
+    id: Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{16}\Z")]
     command: Command
     resolved: Resolved | None = None
 
@@ -40,14 +41,31 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
 class Answer(msgspec.Struct, frozen=True, kw_only=True):
     """What became of a request: ``text`` is one line for the person who asked."""
 
-    id: str
     ok: bool
     text: str
+
+
+class Origin(msgspec.Struct, frozen=True, kw_only=True):
+    """Where the configuration of a process is from; its fields are those of `Resolved`."""
+
+    file: str | None
+    sets: tuple[str, ...]
+    project: str
 
 
 def folder() -> str:
     """Where requests to this user's processes are put; the same for a service as for the person who asks."""
     return f"/tmp/flowtrace-{os.geteuid()}"
+
+
+def request_path(pid: int) -> str:
+    """Where a process looks for requests."""
+    return os.path.join(folder(), f"{pid}.request")
+
+
+def answer_path(pid: int, request: Request) -> str:
+    """Where its answer is put."""
+    return os.path.join(folder(), f"{pid}.{request.id}.answer")
 
 
 class Control:
@@ -59,74 +77,97 @@ class Control:
 
     def __init__(self, execute: Callable[[Request], str]) -> None:
         self._execute = execute
-        self._path = os.path.join(folder(), f"{os.getpid()}.request")
+        self.close()  # what is there was for another process that had this number
 
     def look(self) -> None:
-        """Carry out the request that is there, if there is one: 1 µs if there is none."""
+        """Carry out the request that is there, if there is one: 2 µs if there is none."""
+        pid = os.getpid()
+        path = request_path(pid)
         try:
-            os.stat(self._path)
+            os.stat(path)
         except OSError:
             return
-        request = self._taken()
+        request = _taken(path)
         if request is None:
             return
         try:
-            answer = Answer(id=request.id, ok=True, text=self._execute(request))
+            answer = Answer(ok=True, text=self._execute(request))
         except FlowtraceError as error:
-            answer = Answer(id=request.id, ok=False, text=str(error))
+            answer = Answer(ok=False, text=str(error))
         except Exception as error:  # noqa: BLE001  # said to the one who asked
-            answer = Answer(id=request.id, ok=False, text=f"{type(error).__name__}: {error}")
-        write(self._path.removesuffix(".request") + ".answer", answer)
+            answer = Answer(ok=False, text=f"{type(error).__name__}: {error}")
+        with contextlib.suppress(OSError):  # the disk is full: whoever asked is told that there is no answer
+            write(answer_path(pid, request), answer)
 
     def close(self) -> None:
         """Leave nothing behind."""
-        for ending in (".request", ".answer"):
-            with contextlib.suppress(OSError):
-                os.unlink(self._path.removesuffix(".request") + ending)
-
-    def _taken(self) -> Request | None:
-        data = read(self._path)
+        if not _is_ours(folder()):
+            return
         with contextlib.suppress(OSError):
-            os.unlink(self._path)
-        if data is None:
-            return None
-        try:
-            return from_json(data, Request)
-        except msgspec.MsgspecError:
-            return None
+            for name in os.listdir(folder()):
+                if name.startswith(f"{os.getpid()}."):
+                    _remove(os.path.join(folder(), name))
+
+
+def _taken(path: str) -> Request | None:
+    data = read(path)
+    if _is_ours(os.path.dirname(path)):
+        _remove(path)
+    try:
+        return from_json(data, Request) if data is not None else None
+    except msgspec.MsgspecError:
+        return None
 
 
 def read(path: str) -> bytes | None:
     """What a file of ours holds; None where there is none, or where somebody else may have written it."""
+    if not _is_ours(os.path.dirname(path)):
+        return None
     try:
-        if not _is_private(os.lstat(os.path.dirname(path)), stat.S_ISDIR):
-            return None
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
     except OSError:
         return None
-    with open(descriptor, "rb") as file:
-        return file.read(MAX_REQUEST_BYTES) if _is_private(os.fstat(descriptor), stat.S_ISREG) else None
+    try:
+        return os.read(descriptor, MAX_MESSAGE_BYTES) if _is_private(os.fstat(descriptor), stat.S_ISREG) else None
+    finally:
+        os.close(descriptor)
 
 
 def write(path: str, message: Request | Answer) -> None:
     """Put a message where the other side looks, whole or not at all.
 
     Raises:
+        FileExistsError: one is there, and was not taken yet.
         OSError: it cannot be written.
         PermissionError: the folder is somebody else's.
     """
     directory = os.path.dirname(path)
     with contextlib.suppress(FileExistsError):
         os.mkdir(directory, 0o700)
-    if not _is_private(os.lstat(directory), stat.S_ISDIR):
-        raise PermissionError(f"{directory}: belongs to somebody else, or others may write there")
-    draft = f"{path}.{os.getpid()}"
+    if not _is_ours(directory):
+        raise PermissionError(f"{directory} belongs to somebody else, or others may write there")
+    draft = f"{path}.{os.urandom(8).hex()}"
     descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-    with open(descriptor, "wb") as file:
-        file.write(to_json(message))
-    os.replace(draft, path)
+    try:
+        with open(descriptor, "wb") as file:
+            file.write(to_json(message))
+        os.link(draft, path)  # and not os.replace: another's request is not pushed aside
+    finally:
+        _remove(draft)
+
+
+def _remove(path: str) -> None:
+    with contextlib.suppress(OSError):
+        os.unlink(path)
+
+
+def _is_ours(directory: str) -> bool:
+    try:
+        return _is_private(os.lstat(directory), stat.S_ISDIR)
+    except OSError:
+        return False
 
 
 def _is_private(status: os.stat_result, is_kind: Callable[[int], bool]) -> bool:
-    is_ours = status.st_uid in (os.geteuid(), 0)
-    return is_ours and is_kind(status.st_mode) and not status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
+    is_own = status.st_uid in (os.geteuid(), _ROOT)
+    return is_own and is_kind(status.st_mode) and not status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)

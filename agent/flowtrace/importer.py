@@ -4,7 +4,8 @@ Three doors, each opened once and closed again by `Importer.remove`:
 
 - a finder in front of all others, which finds nothing itself: it asks wrapt for a post-import hook for each name that
   may be a target (wrapt knows exact names only, and its own finder has to stand behind ours);
-- ``importlib``'s ``SourceLoader.get_code``, so that a target's code is instrumented before anything of it has run;
+- the ``get_code`` of ``importlib``'s loaders of source and bytecode files and of zip files, so that a target's code is
+  instrumented before anything of it has run;
 - a path hook for scripts: ``python app.py`` asks no loader for its code, but before it runs the file it asks
   ``sys.path_hooks`` whether the file is something to import ``__main__`` from, as a zip file would be.
 """
@@ -17,11 +18,13 @@ import functools
 import os
 import sys
 import types
+import zipimport
 from collections.abc import Callable, Sequence
 from importlib.machinery import ModuleSpec, SourceFileLoader
 from typing import Any, Protocol
 
-from flowtrace.instrument import call, link
+from flowtrace.constants import FOLDER
+from flowtrace.patcher import CALLS_WRAPPED
 from flowtrace.selection import Selection
 
 
@@ -30,7 +33,7 @@ class Attaches(Protocol):
 
     selection: Selection
 
-    def instrument(self, names: Sequence[str], path: str, source: bytes, plain: types.CodeType) -> types.CodeType:
+    def instrument(self, names: Sequence[str], path: str, plain: types.CodeType) -> types.CodeType:
         """The code to run for a module, in place of its plain code; does not raise."""
 
     def complete(self, module: types.ModuleType) -> None:
@@ -43,40 +46,55 @@ class Importer:
     def __init__(self, attachment: Attaches) -> None:
         self._attachment = attachment
         self._watched: set[str] = set()
-        self._plain_get_code: Any = external.SourceLoader.get_code
+        self._plain: list[tuple[Any, Any]] = []  # loaders, and their own `get_code`
 
     def install(self) -> None:
         """Open the three doors."""
-        if self._attachment.selection.wants_standard_library:
+        selection = self._attachment.selection
+        if selection.wants_standard_library or selection.may_match("wrapt", ()):
             _wrapt_importer()  # it imports some of them: not in the middle of the program's own import
         sys.meta_path.insert(0, self)
-        _set_get_code(_as_importlib(self._get_code()))
+        for loader in (external.SourceLoader, external.SourcelessFileLoader, zipimport.zipimporter):
+            self._plain.append((loader, loader.get_code))
+            loader.get_code = _as_importlib(self._get_code(loader.get_code), loader.get_code)  # type: ignore[method-assign]
         sys.path_hooks.insert(0, self._script_importer)
 
     def remove(self) -> None:
         """Close them; modules that are being imported still finish."""
         if self in sys.meta_path:
             sys.meta_path.remove(self)
-        _set_get_code(self._plain_get_code)
+        for loader, get_code in self._plain:
+            loader.get_code = get_code
+        self._plain.clear()
         if self._script_importer in sys.path_hooks:
             sys.path_hooks.remove(self._script_importer)
 
-    def find_spec(self, name: str, path: Sequence[str] | None, target: object = None) -> None:
+    def find_spec(self, name: str, path: Sequence[str] | None, target: object = None) -> ModuleSpec | None:
         """Find nothing, but have the module completed after its import."""
         try:
-            if not is_main_program(name) and self._attachment.selection.may_match(name, path):
+            is_target = not is_main_program(name) and self._attachment.selection.may_match(name, path)
+            if is_target or name == "bdb":
                 self._watch(name)
+            if not self._is_in_front():
+                self._go_to_front()
+                return next((spec for each in _wrapts() if (spec := each.find_spec(name, path, target))), None)
         except Exception:  # noqa: BLE001  # an import of the program's must not fail because of us
-            return
+            return None
+        return None
 
     def _watch(self, name: str) -> None:
         if name in self._watched:  # wrapt's finder searches again, and so asks us a second time
             return
         self._watched.add(name)
         _wrapt_importer().register_post_import_hook(self._imported, name)
-        if sys.meta_path[0] is not self:  # wrapt has just put its finder in front
-            sys.meta_path.remove(self)
-            sys.meta_path.insert(0, self)
+
+    def _is_in_front(self) -> bool:
+        """Whether we are asked first, wrapt next: others put their finders in front too, as pytest does."""
+        return all(one is other for one, other in zip((self, *_wrapts()), sys.meta_path, strict=False))
+
+    def _go_to_front(self) -> None:
+        first = [self, *_wrapts()]
+        sys.meta_path[:] = [*first, *(each for each in sys.meta_path if all(each is not one for one in first))]
 
     @property
     def is_importing(self) -> bool:
@@ -85,25 +103,26 @@ class Importer:
 
     def _imported(self, module: types.ModuleType) -> None:
         self._watched.discard(module.__name__)  # wrapt has dropped the hook; the module may be imported anew
-        self._attachment.complete(module)
+        if module.__name__ == "bdb":
+            _pass_by_ours(module)
+        if self in sys.meta_path:  # wrapt keeps the hooks of modules whose import has failed
+            self._attachment.complete(module)
 
-    def _get_code(self) -> Callable[[Any, str], types.CodeType]:
-        plain, instrumented = self._plain_get_code, self._instrumented
+    def _get_code(self, plain: Any) -> Callable[[Any, str], types.CodeType | None]:
+        instrumented = self._instrumented
 
-        def get_code(self: Any, fullname: str) -> types.CodeType:
-            code: types.CodeType = plain(self, fullname)
+        def get_code(self: Any, fullname: str) -> types.CodeType | None:
+            code: types.CodeType | None = plain(self, fullname)
             return instrumented(self, fullname, code)
 
         return get_code
 
-    def _instrumented(self, loader: Any, name: str, code: types.CodeType) -> types.CodeType:
+    def _instrumented(self, loader: Any, name: str, code: types.CodeType | None) -> types.CodeType | None:
         try:
-            if type(loader).source_to_code is not external.SourceLoader.source_to_code:
-                return code  # a loader that transforms source has its own ideas of what to run
             path = loader.get_filename(name)
-            if self._attachment.selection.module(name, path) is None:
+            if type(code) is not types.CodeType or self._attachment.selection.module(name, path) is None:
                 return code
-            return self._attachment.instrument([name], path, loader.get_data(path), code)
+            return self._attachment.instrument([name], path, code)
         except Exception:  # noqa: BLE001
             return code
 
@@ -136,8 +155,8 @@ class _ScriptImporter:
         with open(self._path, "rb") as file:
             source = file.read()
         plain = compile(source, self._path, "exec", dont_inherit=True)
-        script = Script(self._attachment.instrument(self._names, self._path, source, plain), self._path)
-        return link(call(__file__), lambda mark: script.run)
+        script = Script(self._attachment.instrument(self._names, self._path, plain), self._path)
+        return _call_of(script, "run")
 
 
 class Script:
@@ -189,6 +208,11 @@ def _without_our_frames(hook: Callable[..., Any]) -> Callable[..., Any]:
     return excepthook
 
 
+def _wrapts() -> list[Any]:
+    """wrapt's finder, once it is there."""
+    return [each for each in sys.meta_path if type(each).__module__ == "wrapt.importer"]
+
+
 @functools.cache
 def _wrapt_importer() -> Any:
     """wrapt's post-import hooks, imported late: that takes 50 ms, and many a program has no target at all.
@@ -200,24 +224,44 @@ def _wrapt_importer() -> Any:
     for name in ("_self_exec_module", "_self_load_module"):
         function: Any = getattr(wrapt.importer._ImportHookChainedLoader, name, None)
         if type(function) is types.FunctionType:
-            function.__code__ = function.__code__.replace(
-                co_filename=external.SourceLoader.get_code.__code__.co_filename
-            )
+            function.__code__ = function.__code__.replace(co_filename=_IMPORTLIB)
     return wrapt.importer
 
 
-def _set_get_code(function: Any) -> None:
-    external.SourceLoader.get_code = function  # type: ignore[method-assign]  # that is the point
+def _pass_by_ours(bdb: Any) -> None:
+    """Debuggers made of `bdb` step over the calls that traced code makes of us."""
+    plain = bdb.Bdb.stop_here
+
+    @functools.wraps(plain)
+    def stop_here(self: Any, frame: types.FrameType) -> bool:
+        return not _is_called_by_us(frame) and bool(plain(self, frame))
+
+    bdb.Bdb.stop_here = stop_here
 
 
-def _as_importlib(function: Callable[..., Any]) -> Callable[..., Any]:
-    """``function`` under importlib's file name: Python cuts those frames out of an ImportError's traceback."""
-    code = function.__code__
-    plain = external.SourceLoader.get_code.__code__
-    function.__code__ = code.replace(co_filename=plain.co_filename, co_qualname=plain.co_qualname)
-    function.__qualname__, function.__module__ = plain.co_qualname, external.SourceLoader.get_code.__module__
-    function.__doc__ = external.SourceLoader.get_code.__doc__
+def _is_called_by_us(frame: types.FrameType) -> bool:
+    """Whether a frame is one of ours, or was called by one that is not there to call the program."""
+    ours: types.FrameType | None = frame
+    while ours is not None and not ours.f_code.co_filename.startswith(FOLDER):
+        ours = ours.f_back
+    return ours is not None and (ours is frame or ours.f_code.co_name not in (Script.run.__name__, CALLS_WRAPPED))
+
+
+def _call_of(value: object, name: str) -> types.CodeType:
+    """Code of a module that calls a method, and leaves no name behind."""
+    code = compile(f"(0).{name}()", __file__, "exec", dont_inherit=True)
+    return code.replace(co_consts=tuple(value if each == 0 else each for each in code.co_consts))
+
+
+def _as_importlib(function: Callable[..., Any], plain: Any) -> Callable[..., Any]:
+    """``function`` with the looks of ``plain`` and a file name that Python cuts out of the tracebacks of imports."""
+    code, qualname = function.__code__, plain.__qualname__
+    function.__code__ = code.replace(co_filename=_IMPORTLIB, co_qualname=qualname)
+    function.__qualname__, function.__module__, function.__doc__ = qualname, plain.__module__, plain.__doc__
     return function
+
+
+_IMPORTLIB = external.SourceLoader.get_code.__code__.co_filename
 
 
 def is_main_program(name: str) -> bool:

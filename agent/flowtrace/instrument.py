@@ -1,50 +1,51 @@
-"""Instrumenting: the source of a module in, the code of the same program with its target functions traced out.
+"""Instrumenting: the code of a module in, the code of the same program with its target functions traced out.
 
-A traced body is the old body between an enter and a leave, in the same frame::
+A traced body keeps a *flow*, what `enter` gave it, at the bottom of its value stack: no local variable, no name, no
+frame is added, and nothing to the module's globals. What is called are constants of the code object. In other words::
 
-    try: .flow = <enter>({"a": a, ...})
-    except RecursionError: .flow = None
-    try:
-        <body, in which `return X` is `.result = X; return .result`>
-        .result = None
-    except BaseException: .result = <raised>; raise
-    finally:
-        try: <leave>(.flow, .result)
-        except RecursionError: pass
+    flow = enter({"a": a, ...})             # behind RESUME; where even that call is too deep: flow = None
+    <the body, in which RETURN_VALUE is>
+        leave(flow, value)
+        return value
+    <a handler around it all>
+        leave(flow, Raised)
+        reraise                             # as `with` does it: the frame still stands where it raised
 
-The names begin with a dot, so no program can have them. ``<...>`` are constants of the code object: the compiler
-takes only plain constants, so `rewrite` puts in marks, and `link` replaces the marks in the finished code. Nothing
-is added to the module's globals. New statements have no line number of their own: tracebacks, debuggers and coverage
-see the lines they always saw.
+A body that can be suspended says so where it yields, be it for itself or for what it awaits::
 
-Where a body suspends, the span is handed back for that time: `yield X` becomes
-`<resume>(.flow, (yield <suspend>(.flow, X)))`, `yield from X` and `await X` go through `<delegate>(.flow, X)`, and the
-statement around them gets `except BaseException: <resumed>(.flow); raise`, for what is thrown in.
+        suspend(flow)
+        YIELD_VALUE
+        resumed(flow)                       # also when something was thrown in
+
+Instructions that are added to a line belong to it, those before the first line and those that only pass an exception
+on to none: debuggers, coverage and tracebacks see the lines they always saw.
 
 This module knows neither config nor recorder; it is a function of its arguments.
 """
 
 from __future__ import annotations
 
-import ast
-import contextlib
+import sys
 import types
-import warnings
 from collections.abc import Callable, Iterator
-from typing import Any, Literal, NamedTuple, TypeAlias, TypeVar
+from typing import Any, Literal, NamedTuple, Protocol, TypeAlias
 
+from flowtrace.assembly import NO_POSITION, Handler, Instruction, assemble, depths, disassemble
+from flowtrace.constants import Raised, without_our_frames
 from flowtrace.errors import InstrumentError
-from flowtrace.positions import with_exit_lines
 
 Kind: TypeAlias = Literal["function", "coroutine", "generator", "async generator"]
 How: TypeAlias = Literal["instrumented", "wrapper", "not traced"]
 
-FLOW, RESULT = ".flow", ".result"
-MARK = "flowtrace \0 mark"  # the first item of a constant that `link` replaces
-FILENAME = "<flowtrace instruments>"
-
-# Reading one's own locals would show ours; so such functions keep their own code.
-READS_LOCALS = frozenset({"locals", "vars", "dir", "eval", "exec"})
+# flags of code objects
+IS_FUNCTION = 0x01  # CO_OPTIMIZED: not a module's, nor a class's
+_VARARGS, _VARKEYWORDS = 0x04, 0x08
+_KINDS: dict[int, Kind] = {0x20: "generator", 0x80: "coroutine", 0x200: "async generator"}
+_PRECALLS = _SEND_IS_LOOKED_FOR = sys.version_info < (3, 12)
+_LINES_BEGIN_AT_TARGETS = sys.version_info >= (3, 12)
+_JUMP_BACK = "JUMP_BACKWARD_NO_INTERRUPT"
+_LINES_BEGIN_AT_JUMPS = _DEPTH_IS_NOTED = sys.version_info[:2] == (3, 12)
+_TYPE_PARAMETERS = "<generic parameters of "  # names of scopes that PEP 695 puts around a function
 
 
 class Function(NamedTuple):
@@ -65,449 +66,362 @@ class Function(NamedTuple):
     reason: str = ""
 
 
-class Rewritten(NamedTuple):
-    """The outcome of `rewrite`: marked code, and the functions in the order of their marks."""
+class Parts(Protocol):
+    """What a traced body calls; of bodies that can be suspended also ``suspend(flow)`` and ``resumed(flow)``."""
+
+    @property
+    def enter(self) -> Callable[[dict[str, object]], Any]:
+        """Called with the arguments by name; gives the flow."""
+
+    @property
+    def leave(self) -> Callable[..., None]:
+        """Called with the flow and the result, or `Raised`."""
+
+
+class Instrumented(NamedTuple):
+    """The outcome of `instrument`: the code, and what became of each target function."""
 
     code: types.CodeType
     functions: tuple[Function, ...]
 
 
-class Mark(NamedTuple):
-    """What a constant stands for: a ``part`` ("enter", "leave", ...) of the ``function`` with this number."""
-
-    part: str
-    function: int
-
-
-def rewrite(source: bytes | str, filename: str, select: Callable[[str], bool]) -> Rewritten:
-    """Compile ``source`` with its selected functions instrumented.
+def instrument(code: types.CodeType, parts: Callable[[Function], Parts | None]) -> Instrumented:
+    """``code`` with target functions instrumented, those inside others included.
 
     Args:
-        source: The text of a module, or its bytes with whatever encoding it declares.
-        filename: What the code objects name as their file.
-        select: Whether the function with this qualified name is a target.
+        code: Of a module, or of a function.
+        parts: What a function's body is to call; None where it is no target.
 
     Returns:
-        Code whose marks wait to be linked, and what became of each selected function. Code of functions that
-        are not selected equals what ``compile`` gives.
-
-    Raises:
-        InstrumentError: the source does not compile.
+        Code in which whatever holds no target is the very object that it was.
     """
-    rewriter = _Rewriter(select)
-    try:
-        with _silence():
-            code = _compile(rewriter.visit(ast.parse(source, FILENAME)))
-    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
-        raise InstrumentError(f"{filename}: cannot be instrumented: {type(error).__name__}: {error}") from error
-    return Rewritten(_renamed(code, filename), tuple(rewriter.functions))
-
-
-def link(code: types.CodeType, constant: Callable[[Mark], object]) -> types.CodeType:
-    """``code`` with each mark replaced by ``constant(mark)``, nested code included.
-
-    The last constant of an instrumented function's code is its enter function: so it can be told from other code.
-    """
-    consts: list[object] = []
-    enters: list[object] = []
-    for value in code.co_consts:
-        if type(value) is types.CodeType:
-            value = link(value, constant)
-        elif type(value) is tuple and len(value) == 3 and value[0] == MARK:
-            mark = Mark(value[1], value[2])
-            value = constant(mark)
-            if mark.part == "enter":
-                enters.append(value)
-        consts.append(value)
-    linked = code.replace(co_consts=(*consts, *enters))
-    return with_exit_lines(linked) if enters else linked
-
-
-def graft(plain: types.CodeType, code: types.CodeType) -> types.CodeType:
-    """``code`` in which every function that equals its plain twin is that very object.
-
-    Raises:
-        InstrumentError: they are not versions of the same source.
-    """
-    if plain == code:
-        return plain
-    twins = iter(_inner(plain, code))
-    consts = (graft(*next(twins)) if type(value) is types.CodeType else value for value in code.co_consts)
-    return code.replace(co_consts=tuple(consts))
-
-
-def call(filename: str) -> types.CodeType:
-    """Marked code of a module that is one call of the mark ``run``, on a line of its own."""
-    statement = _at(ast.Expr(_call("run", 0)), 1)
-    with _silence():
-        return _renamed(_compile(ast.Module(body=[statement], type_ignores=[])), filename)
+    functions: list[Function] = []
+    place = _Place(within_class=False, is_static=False)
+    return Instrumented(_Scope(parts, functions).instrumented(code, place), tuple(functions))
 
 
 def pairs(one: types.CodeType, other: types.CodeType) -> Iterator[tuple[types.CodeType, types.CodeType]]:
-    """The code objects of two versions of a module, matched: (of ``one``, of ``other``), modules themselves included.
+    """Where two versions of a program differ: (code of ``one``, code of ``other``), from the outside inwards."""
+    if one is not other:
+        yield one, other
+        for first, second in zip(_inner(one), _inner(other), strict=True):
+            yield from pairs(first, second)
 
-    Raises:
-        InstrumentError: they are not versions of the same source.
+
+def nested(code: types.CodeType) -> Iterator[types.CodeType]:
+    """The code objects inside another one, at any depth."""
+    for inner in _inner(code):
+        yield inner
+        yield from nested(inner)
+
+
+def _inner(code: types.CodeType) -> list[types.CodeType]:
+    # those that instrumenting adds are functions, not code
+    return [value for value in code.co_consts if type(value) is types.CodeType]
+
+
+def _kind(code: types.CodeType) -> Kind:
+    """What calling a function with this code gives."""
+    return next((kind for flag, kind in _KINDS.items() if code.co_flags & flag), "function")
+
+
+class _Place(NamedTuple):
+    """Where a function is defined, which says whether its first argument is an instance or a class."""
+
+    within_class: bool
+    is_static: bool
+
+    @property
+    def is_method(self) -> bool:
+        return self.within_class and not self.is_static
+
+
+class _Scope:
+    """Walks through the scopes of a program."""
+
+    def __init__(self, parts: Callable[[Function], Parts | None], functions: list[Function]) -> None:
+        self._parts, self._functions = parts, functions
+
+    def instrumented(self, code: types.CodeType, place: _Place) -> types.CodeType:
+        function, parts = None, None
+        if code.co_flags & IS_FUNCTION and not code.co_name.startswith("<"):
+            function = Function(code.co_qualname, code.co_firstlineno, _kind(code))
+            parts = self._parts(function)
+        number = len(self._functions)
+        if function and parts:
+            self._functions.append(function)
+        code = self._with_inner(code, place)
+        if function and parts:
+            try:
+                return _Body(code, function.kind, parts, is_method=place.is_method).assembled()
+            except InstrumentError as error:
+                self._functions[number] = function._replace(how="not traced", reason=str(error))
+        return code
+
+    def _with_inner(self, code: types.CodeType, place: _Place) -> types.CodeType:
+        places = _places(code, place)
+        consts = tuple(
+            self.instrumented(value, next(places)) if type(value) is types.CodeType else value
+            for value in code.co_consts
+        )
+        is_same = all(new is old for new, old in zip(consts, code.co_consts, strict=True))
+        return code if is_same else code.replace(co_consts=consts)
+
+
+def _places(code: types.CodeType, place: _Place) -> Iterator[_Place]:
+    """For each code object among the constants of ``code``, where it is."""
+    inner = _inner(code)
+    if code.co_name.startswith(_TYPE_PARAMETERS):
+        return iter([place] * len(inner))
+    if code.co_flags & IS_FUNCTION or code.co_name == "<module>":
+        return iter([_Place(within_class=False, is_static=False)] * len(inner))
+    static = _static_methods(code)
+    return iter([_Place(within_class=True, is_static=id(value) in static) for value in inner])
+
+
+def _static_methods(body: types.CodeType) -> set[int]:
+    """Ids of the code objects that the body of a class decorates with ``staticmethod``."""
+    if "staticmethod" not in body.co_names:
+        return set()
+    found: set[int] = set()
+    is_static = False
+    for each in disassemble(body):
+        if each.name == "LOAD_NAME":
+            is_static |= body.co_names[each.arg] == "staticmethod"
+        elif each.name == "LOAD_CONST" and is_static:
+            found.add(id(body.co_consts[each.arg]))
+        elif each.name in ("STORE_NAME", "POP_TOP"):
+            is_static = False
+    return found
+
+
+class _Body:
+    """One function's body, on its way to being traced.
+
+    The flow lies at the bottom of the stack, so all depths are one more than they were.
     """
-    yield one, other
-    for first, second in _inner(one, other):
-        yield from pairs(first, second)
 
-
-def _inner(one: types.CodeType, other: types.CodeType) -> list[tuple[types.CodeType, types.CodeType]]:
-    inner = [[value for value in code.co_consts if type(value) is types.CodeType] for code in (one, other)]
-    names = [[(code.co_name, code.co_firstlineno) for code in codes] for codes in inner]
-    if names[0] != names[1]:
-        raise InstrumentError(f"{one.co_filename}: the functions in {one.co_name} differ from those of its source")
-    return list(zip(*inner, strict=True))
-
-
-@contextlib.contextmanager
-def _silence() -> Iterator[None]:
-    """Compile without a warning: those of the source were given when it was compiled plainly.
-
-    A filter that can match nothing but our file name goes to the front of the list for this long. Unlike
-    ``catch_warnings`` that harms no other thread, and since the filters' version does not change, "once"
-    warnings that were shown stay shown.
-    """
-    silence: Any = ("ignore", None, Warning, _FileNamed(), 0)
-    filters: Any = warnings.filters
-    filters.insert(0, silence)
-    try:
-        yield
-    finally:
-        with contextlib.suppress(ValueError):  # another thread has reset the filters
-            filters.remove(silence)
-
-
-def _compile(tree: ast.Module) -> types.CodeType:
-    code: types.CodeType = compile(tree, FILENAME, "exec", dont_inherit=True)
-    return code
-
-
-class _FileNamed:
-    """What a warnings filter uses as its pattern for modules."""
-
-    def match(self, module: str) -> bool:
-        return module == FILENAME
-
-
-def _renamed(code: types.CodeType, filename: str) -> types.CodeType:
-    consts = tuple(_renamed(value, filename) if type(value) is types.CodeType else value for value in code.co_consts)
-    return code.replace(co_filename=filename, co_consts=consts)
-
-
-_FunctionNode: TypeAlias = ast.FunctionDef | ast.AsyncFunctionDef
-_Node = TypeVar("_Node", bound=ast.AST)
-_SCOPES = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Lambda)
-_SUSPENDS = (ast.Yield, ast.YieldFrom, ast.Await)
-
-
-class _Scope(NamedTuple):
-    """Where the rewriter is.
-
-    ``reachable``: a name bound here is an attribute of the module or of a class in it.
-    """
-
-    prefix: str
-    reachable: bool
-    is_class: bool = False
-    globals: frozenset[str] = frozenset()
-
-    def within(self, name: str) -> str:
-        return name if name in self.globals else self.prefix + name
-
-
-class _Rewriter(ast.NodeTransformer):
-    """Walks the scopes of a module and instruments the functions that are selected."""
-
-    def __init__(self, select: Callable[[str], bool]) -> None:
-        self._select = select
-        self._scope = _Scope("", reachable=True)
-        self.functions: list[Function] = []
-
-    def visit_ClassDef(self, node: ast.ClassDef) -> ast.AST:
-        qualname = self._scope.within(node.name)
-        return self._visit_inside(node, _Scope(qualname + ".", self._scope.reachable, is_class=True))
-
-    def visit_FunctionDef(self, node: ast.FunctionDef) -> ast.AST:
-        return self._visit_function(node)
-
-    def visit_AsyncFunctionDef(self, node: ast.AsyncFunctionDef) -> ast.AST:
-        return self._visit_function(node)
-
-    def visit_Lambda(self, node: ast.Lambda) -> ast.AST:
-        return self._visit_inside(node, _Scope(self._scope.prefix + "<lambda>.<locals>.", reachable=False))
-
-    def _visit_inside(self, node: ast.AST, scope: _Scope) -> ast.AST:
-        outer, self._scope = self._scope, scope
-        self.generic_visit(node)
-        self._scope = outer
-        return node
-
-    def _visit_function(self, node: _FunctionNode) -> ast.AST:
-        qualname, reachable = self._scope.within(node.name), self._scope.reachable
-        own = list(_own_nodes(node.body))
-        declared = (name for each in own if isinstance(each, ast.Global) for name in each.names)
-        chosen = self._select(qualname)
-        kind = _kind(node, own)
-        function = Function(qualname, min([node.lineno, *(d.lineno for d in node.decorator_list)]), kind)
-        reason = _obstacle(own) if chosen else ""
-        if chosen:
-            how: How = "instrumented" if not reason else "wrapper" if reachable else "not traced"
-            self.functions.append(function._replace(how=how, reason=reason))
-        index = len(self.functions) - 1
-        self._visit_inside(node, _Scope(qualname + ".<locals>.", reachable=False, globals=frozenset(declared)))
-        if chosen and not reason:
-            _instrument(node, index, kind, is_method=self._scope.is_class)
-        return node
-
-
-def _own_nodes(body: list[Any]) -> Iterator[ast.AST]:
-    """All nodes that run in the frame of this body or in its comprehensions."""
-    waiting: list[ast.AST] = list(body)
-    while waiting:
-        node = waiting.pop()
-        yield node
-        if isinstance(node, _SCOPES):
-            waiting.extend(_evaluated_outside(node))
-        else:
-            waiting.extend(ast.iter_child_nodes(node))
-
-
-def _evaluated_outside(node: ast.AST) -> Iterator[ast.AST]:
-    """Of a nested scope, the parts that are evaluated where it stands: decorators, defaults, bases."""
-    if isinstance(node, ast.ClassDef):
-        yield from (*node.decorator_list, *node.bases, *(keyword.value for keyword in node.keywords))
-    elif isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
-        yield from (*node.decorator_list, *_defaults(node.args))
-    elif isinstance(node, ast.Lambda):
-        yield from _defaults(node.args)
-
-
-def _defaults(args: ast.arguments) -> Iterator[ast.AST]:
-    yield from args.defaults
-    yield from (default for default in args.kw_defaults if default is not None)
-
-
-def _kind(node: _FunctionNode, own: list[ast.AST]) -> Kind:
-    yields = any(isinstance(each, (ast.Yield, ast.YieldFrom)) for each in own)
-    if isinstance(node, ast.AsyncFunctionDef):
-        return "async generator" if yields else "coroutine"
-    return "generator" if yields else "function"
-
-
-def _obstacle(own: list[ast.AST]) -> str:
-    for node in own:
-        if isinstance(node, ast.Name) and node.id in READS_LOCALS and isinstance(node.ctx, ast.Load):
-            return f"reads its local variables through {node.id}"
-    return ""
-
-
-def _instrument(node: _FunctionNode, index: int, kind: Kind, *, is_method: bool) -> None:
-    """Put the body of ``node`` between an enter and a leave."""
-    has_docstring = ast.get_docstring(node, clean=False) is not None
-    docstring, body = node.body[:has_docstring], node.body[has_docstring:]
-    line = _first_line(next((each for each in body if not _is_declaration(each)), node.body[0]))
-    returning = _Returns(index)
-    body = [statement for each in body for statement in returning.rewrite(each)]
-    if kind != "function":
-        suspending = _Suspensions(index)
-        body = [suspending.visit(each) for each in body]
-    node.body = [
-        *docstring,
-        _guarded(_at(_enter(node, index, is_method=is_method), line), _assign(FLOW, ast.Constant(None)), index),
-        ast.Try(
-            body=[*body, _assign(RESULT, ast.Constant(None))],
-            handlers=[_handler([_assign(RESULT, _mark("raised", index)), ast.Raise()], index)],
-            orelse=[],
-            finalbody=[_guarded(ast.Expr(_call("leave", index, _load(FLOW), _load(RESULT))), ast.Pass(), index)],
-        ),
-    ]
-    for statement in node.body[has_docstring:]:
-        _without_lines(statement)
-
-
-def _enter(node: _FunctionNode, index: int, *, is_method: bool) -> ast.stmt:
-    args = node.args
-    named = [*args.posonlyargs, *args.args]
-    if named and (named[0].arg in ("self", "cls") or (is_method and not _is_static(node))):
-        del named[0]
-    recorded = [*named, *args.kwonlyargs, *(arg for arg in (args.vararg, args.kwarg) if arg)]
-    keys: list[ast.expr | None] = [ast.Constant(arg.arg) for arg in recorded]
-    values = ast.Dict(keys=keys, values=[_load(arg.arg) for arg in recorded])
-    return _assign(FLOW, _call("enter", index, values))
-
-
-def _is_static(node: _FunctionNode) -> bool:
-    return any(isinstance(each, ast.Name) and each.id == "staticmethod" for each in node.decorator_list)
-
-
-class _Returns(ast.NodeTransformer):
-    """`return X` binds X to `.result` first, so that leave sees it after the user's own `finally` blocks."""
-
-    def __init__(self, index: int) -> None:
-        self._index = index
-
-    def rewrite(self, statement: ast.stmt) -> list[ast.stmt]:
-        outcome = self.visit(statement)
-        return outcome if isinstance(outcome, list) else [outcome]
-
-    def visit(self, node: ast.AST) -> Any:
-        # expressions hold no statements of this scope
-        return node if isinstance(node, (*_SCOPES, ast.expr)) else super().visit(node)
-
-    def visit_Return(self, node: ast.Return) -> list[ast.stmt]:
-        kept = ast.copy_location(_assign(RESULT, node.value or ast.Constant(None)), node)
-        again = ast.Return(_load(RESULT)) if node.value else ast.Return()
-        return [kept, ast.copy_location(again, node)]
-
-
-class _Suspensions(ast.NodeTransformer):
-    """Hands the span back at each point of this scope where the body may be suspended."""
-
-    def __init__(self, index: int) -> None:
-        self._index = index
-
-    def visit(self, node: ast.AST) -> Any:
-        if isinstance(node, ast.GeneratorExp):
-            return node  # runs who knows when
-        if isinstance(node, _SCOPES):
-            return self._visit_evaluated(node)
-        if not isinstance(node, ast.stmt):
-            return super().visit(node)  # an expression or a part of one
-        suspends = _suspends(node)
-        changed = super().visit(node)
-        return self._caught(changed) if suspends else changed
-
-    def _visit_evaluated(self, node: Any) -> Any:
-        """Of a nested scope, only what is evaluated where it stands."""
-        for field in ("decorator_list", "bases"):
-            setattr(node, field, [self.visit(each) for each in getattr(node, field, [])])
-        args = getattr(node, "args", None)
-        if args is not None:
-            args.defaults = [self.visit(each) for each in args.defaults]
-            args.kw_defaults = [each and self.visit(each) for each in args.kw_defaults]
-        return self._caught(node) if isinstance(node, ast.stmt) and _suspends(node) else node
-
-    def visit_Yield(self, node: ast.Yield) -> ast.AST:
-        self.generic_visit(node)
-        node.value = self._call("suspend", node.value or ast.copy_location(ast.Constant(None), node))
-        return self._call("resume", node)
-
-    def visit_YieldFrom(self, node: ast.YieldFrom) -> ast.AST:
-        return self._delegated(node, "delegate")
-
-    def visit_Await(self, node: ast.Await) -> ast.AST:
-        return self._delegated(node, "delegate_await")
-
-    def visit_AsyncFor(self, node: ast.AsyncFor) -> ast.AST:
-        self.generic_visit(node)
-        node.iter = self._call("delegate_iterable", node.iter)
-        return node
-
-    def visit_AsyncWith(self, node: ast.AsyncWith) -> ast.AST:
-        self.generic_visit(node)
-        for item in node.items:
-            item.context_expr = self._call("delegate_context", item.context_expr)
-        return node
-
-    def visit_comprehension(self, node: ast.comprehension) -> ast.AST:
-        self.generic_visit(node)
-        if node.is_async:
-            node.iter = self._call("delegate_iterable", node.iter)
-        return node
-
-    def _delegated(self, node: ast.YieldFrom | ast.Await, part: str) -> ast.AST:
-        self.generic_visit(node)
-        node.value = self._call(part, node.value, place=node)  # where Python says that it cannot be awaited
-        return node
-
-    def _call(self, part: str, value: ast.expr, *, place: ast.expr | None = None) -> ast.expr:
-        # at the place of its value: the compiler takes the lines of `with` exits from here, 3.13.0 fails without one
-        return _located(_call(part, self._index, _load(FLOW), value), place or value)
-
-    def _caught(self, statement: ast.stmt) -> ast.stmt:
-        resumed = ast.Expr(_call("resumed", self._index, _load(FLOW)))
-        return ast.Try(
-            body=[statement], handlers=[_handler([resumed, ast.Raise()], self._index)], orelse=[], finalbody=[]
+    def __init__(self, code: types.CodeType, kind: Kind, parts: Any, *, is_method: bool) -> None:
+        self._code, self._parts, self._is_method = code, parts, is_method
+        self._consts: list[object] = list(code.co_consts)
+        self._numbers: dict[int, int] = {}  # of constants that were added, by their ids
+        self._plain = disassemble(code)
+        start = next((i for i, each in enumerate(self._plain) if each.name == "RESUME"), -1)
+        if start < 0 or self._plain[start].arg & 3:
+            raise InstrumentError("its code does not begin as that of a function")
+        self._depths = depths(self._plain, start + 1) if kind != "function" else {}
+        self._before, self._body = self._plain[: start + 1], self._plain[start + 1 :]
+        self._targets = {each.target for each in self._body}
+        self._cold: list[Instruction] = []  # what only exceptions lead to: behind all else
+        self._thrown: Handler | None = None  # of the last place where the body is suspended
+
+    def assembled(self) -> types.CodeType:
+        """The code of the traced function."""
+        self._separate_handlers()
+        enter = self._enter()
+        outermost = self._leave_by_exception()
+        self._returning = self._guard(1, [Instruction("RETURN_VALUE")])
+        for each in self._body:
+            each.handler = each.handler._replace(depth=each.handler.depth + 1) if each.handler else outermost
+        body = list(self._traced())
+        return assemble(
+            self._code,
+            [*self._before, *enter, *body, *self._cold],
+            consts=self._consts,
+            stacksize=max(self._code.co_stacksize + 6, len(enter) + 2, 12),
         )
 
+    def _separate_handlers(self) -> None:
+        """Give what comes before the flow is there a handler of its own, a copy of that for the whole body."""
+        for each in self._before:
+            if each.handler is None:
+                continue
+            copied: list[Instruction] = []
+            for original in self._plain[self._plain.index(each.handler.target) :]:
+                if original.target or original.handler:
+                    raise InstrumentError("its code begins under a handler of a form that is not known")
+                copied.append(Instruction(original.name, original.arg, original.position))
+                if original.name == "RERAISE":
+                    break
+            self._cold += copied
+            each.handler = each.handler._replace(target=copied[0])
 
-def _suspends(statement: ast.stmt) -> bool:
-    """Whether the statement itself, not one inside it, may be suspended."""
-    if isinstance(statement, (ast.AsyncFor, ast.AsyncWith)):
-        return True
-    waiting: list[ast.AST] = [
-        *(_evaluated_outside(statement) if isinstance(statement, _SCOPES) else ast.iter_child_nodes(statement))
+    # -- in and out -------------------------------------------------------------------------------------------------
+
+    def _enter(self) -> list[Instruction]:
+        arguments, cells = list(self._arguments()), self._code.co_cellvars
+        places = self._code.co_varnames
+        values = [Instruction("LOAD_DEREF" if places[n] in cells else "LOAD_FAST", n) for n, _ in arguments]
+        names = self._load(tuple(name for _, name in arguments))
+        display = [names, Instruction("BUILD_CONST_KEY_MAP", len(values))] if values else [Instruction("BUILD_MAP")]
+        enter = [self._load(self._parts.enter), *values, *display, *_call(0)]
+        untraced = [self._load(None), Instruction(_JUMP_BACK, target=self._body[0])]
+        handler = self._guard(0, untraced)
+        # they have no line: none may begin before the flow is there, or a debugger could not jump back to it
+        return [_handled(each, handler) for each in enter]
+
+    def _arguments(self) -> Iterator[tuple[int, str]]:
+        """Numbers and names of the arguments to record: all but ``self`` and ``cls``."""
+        code = self._code
+        count = code.co_argcount + code.co_kwonlyargcount
+        count += bool(code.co_flags & _VARARGS) + bool(code.co_flags & _VARKEYWORDS)
+        names = code.co_varnames[:count]
+        has_self = code.co_argcount > 0 and (names[0] in ("self", "cls") or self._is_method)
+        return ((number, self._unmangled(name)) for number, name in enumerate(names) if number or not has_self)
+
+    def _unmangled(self, name: str) -> str:
+        """The name as it is in the source, where a class has made its own of it."""
+        for scope in self._code.co_qualname.split(".") if name.startswith("_") else ():
+            name = name.removeprefix("_" + scope.lstrip("_")) if name.startswith(f"_{scope.lstrip('_')}__") else name
+        return name
+
+    def _leave(self, place: Instruction) -> Iterator[Instruction]:
+        """From a value and the flow below it, changed over, to the return of the value."""
+        for each in (self._load(self._parts.leave), Instruction("SWAP", 2), Instruction("COPY", 3), *_call(1)):
+            yield _at(place, each, self._returning)
+        yield _at(place, Instruction("POP_TOP"), self._returning)
+        yield _at(place, Instruction("RETURN_VALUE"), None)
+
+    def _leave_by_exception(self) -> Handler:
+        """What an exception meets last: the flow, the number of the raising instruction and the exception are there."""
+        restore = _restoring(None, depth=3)
+        leave = [self._load(self._parts.leave), Instruction("COPY", 5), self._load(Raised), *_call(1)]
+        guard = self._guard(4, [Instruction("RERAISE", 2)], outer=restore.handler)
+        start = Instruction("PUSH_EXC_INFO")
+        self._cold.append(start)
+        self._cold += [_handled(each, guard) for each in (*leave, Instruction("POP_TOP"))]
+        self._cold += [_handled(Instruction("RERAISE", 2), restore.handler), *restore.code]
+        return Handler(start, 1, lasti=True)
+
+    def _guard(self, depth: int, then: list[Instruction], outer: Handler | None = None) -> Handler:
+        """At the recursion limit even calling the recorder raises; the function itself would still have run.
+
+        What a signal handler raises in there, as Ctrl-C does, goes on to the program.
+        """
+        restore = _restoring(outer, depth=depth + 2)
+        start = Instruction("PUSH_EXC_INFO")
+        reraise = [self._load(without_our_frames), Instruction("COPY", 2), *_call(0), Instruction("POP_TOP")]
+        reraise.append(Instruction("RERAISE", 2))
+        match = [
+            self._load(RecursionError),
+            Instruction("CHECK_EXC_MATCH"),
+            Instruction("POP_JUMP_IF_FALSE", target=reraise[0]),
+            Instruction("POP_TOP"),
+        ]
+        self._cold.append(start)
+        self._cold += [_handled(each, restore.handler) for each in match]
+        self._cold += [_handled(each, outer) for each in (Instruction("POP_EXCEPT"), Instruction("POP_TOP"), *then)]
+        self._cold += [*(_handled(each, restore.handler) for each in reraise), *restore.code]
+        return Handler(start, depth, lasti=True)
+
+    # -- in between -------------------------------------------------------------------------------------------------
+
+    def _traced(self) -> Iterator[Instruction]:
+        for number, each in enumerate(self._body):
+            previous = self._body[number - 1].name if number else ""
+            if each.name == "RETURN_VALUE":
+                each.becomes("SWAP", 2)
+                yield from (each, *self._leave(each))
+            elif each.name == "RETURN_CONST":
+                each.becomes("LOAD_CONST", each.arg)
+                yield from (each, _at(each, Instruction("SWAP", 2)), *self._leave(each))
+            elif each.name == "YIELD_VALUE" and each in self._depths:
+                yield from self._suspended(each, is_sent_to=previous == "SEND")
+            elif each.name == "YIELD_VALUE":  # nothing leads here
+                self._thrown = None
+                yield each
+            elif each.name == "RESUME" and self._thrown:
+                yield from self._resumed(each, self._thrown, self._body[number + 1])
+            elif _SEND_IS_LOOKED_FOR and previous == "RESUME" and self._thrown and each.name == _JUMP_BACK:
+                yield from self._sent_again(each, self._thrown)
+            else:
+                yield each
+
+    def _suspended(self, place: Instruction, *, is_sent_to: bool) -> Iterator[Instruction]:
+        """From the value to be given out to the moment when the body goes on."""
+        depth = self._depths[place] + 1
+        self._thrown = self._thrown_in(place, depth)
+        suspends = [_at(place, Instruction("YIELD_VALUE", place.arg + _DEPTH_IS_NOTED), self._thrown)]
+        if is_sent_to and _SEND_IS_LOOKED_FOR:
+            self._sent = _at(place, Instruction("SEND"))
+            suspends = [_at(place, Instruction("JUMP_FORWARD", target=suspends[0])), self._sent, *suspends]
+        told = self._guarded(self._parts.suspend, place, self._thrown, suspends[0])
+        place.becomes("LOAD_CONST", told[0].arg)  # jumps lead here
+        place.handler = told[0].handler
+        yield from (place, *told[1:], *suspends)
+
+    def _resumed(self, place: Instruction, thrown: Handler, following: Instruction) -> Iterator[Instruction]:
+        place.arg &= 3  # 3.13 notes in a further bit where only Python's own handler has to see a generator closed
+        # 3.13 looks for the handler of a call that raises one instruction before it: that must be the body's own
+        then = _at(place, Instruction("NOP"), place.handler)
+        if _LINES_BEGIN_AT_TARGETS and following in self._targets:
+            then.position = NO_POSITION  # else no line would begin there: behind RESUME one does
+        place.handler = thrown
+        yield from (place, *self._guarded(self._parts.resumed, place, thrown, then), then)
+
+    def _sent_again(self, place: Instruction, thrown: Handler) -> Iterator[Instruction]:
+        """The end of a loop that sends to what is awaited.
+
+        When that takes a throw and ends, 3.11 looks for the SEND before the YIELD_VALUE and goes on where it leads:
+        from there if it returned, and as if it came from the instruction before if it raised.
+        """
+        depth, handler = thrown.depth - 1, place.handler
+        returned = self._tell(self._parts.resumed, place, depth, handler)
+        self._sent.target = returned[0]
+        place.handler = self._thrown_in(place, depth - 1)
+        yield from (place, *returned)
+
+    def _thrown_in(self, place: Instruction, depth: int) -> Handler:
+        """What is thrown in goes on to where it would have gone."""
+        code = self._tell(self._parts.resumed, place, depth + 2, place.handler)
+        for each in code:
+            each.position = NO_POSITION
+        self._cold += [*code, _handled(Instruction("RERAISE", 1), place.handler)]
+        return Handler(code[0], depth, lasti=True)
+
+    def _guarded(self, part: object, place: Instruction, thrown: Handler, then: Instruction) -> list[Instruction]:
+        """The call of a part with the flow, done without at the recursion limit."""
+        if _LINES_BEGIN_AT_JUMPS:
+            return self._tell(part, place, thrown.depth, thrown)
+        guard = self._guard(thrown.depth, [Instruction(_JUMP_BACK, target=then)], outer=thrown)
+        return self._tell(part, place, thrown.depth, guard)
+
+    def _tell(self, part: object, place: Instruction, depth: int, handler: Handler | None) -> list[Instruction]:
+        """The call of a part with the flow, which is ``depth`` values deep."""
+        call = [self._load(part), Instruction("COPY", depth + 1), *_call(0), Instruction("POP_TOP")]
+        return [_at(place, each, handler) for each in call]
+
+    def _load(self, value: object) -> Instruction:
+        number = self._numbers.setdefault(id(value), len(self._consts))
+        if number == len(self._consts):
+            self._consts.append(value)
+        return Instruction("LOAD_CONST", number)
+
+
+class _Restoring(NamedTuple):
+    """Code that makes the exception before the one that is handled the current one again, as Python's own does it."""
+
+    handler: Handler
+    code: list[Instruction]
+
+
+def _restoring(outer: Handler | None, *, depth: int) -> _Restoring:
+    code = [
+        _handled(each, outer) for each in (Instruction("COPY", 3), Instruction("POP_EXCEPT"), Instruction("RERAISE", 1))
     ]
-    while waiting:
-        node = waiting.pop()
-        if isinstance(node, _SUSPENDS) or (isinstance(node, ast.comprehension) and node.is_async):
-            return True
-        if isinstance(node, _SCOPES):
-            waiting.extend(_evaluated_outside(node))
-        elif not isinstance(node, (ast.stmt, ast.ExceptHandler, ast.match_case, ast.GeneratorExp)):
-            waiting.extend(ast.iter_child_nodes(node))
-        elif isinstance(node, ast.match_case) and node.guard:
-            waiting.append(node.guard)
-        elif isinstance(node, ast.ExceptHandler) and node.type:
-            waiting.append(node.type)
-    return False
+    return _Restoring(Handler(code[0], depth, lasti=True), code)
 
 
-def _is_declaration(statement: ast.stmt) -> bool:
-    """Whether a statement leaves no code: a place there would be one that no debugger stops at."""
-    is_annotation = isinstance(statement, ast.AnnAssign) and statement.value is None
-    return is_annotation or isinstance(statement, (ast.Global, ast.Nonlocal))
+def _call(count: int) -> list[Instruction]:
+    """The call of a function that lies below its arguments, ``count`` of them beside the first."""
+    return [*([Instruction("PRECALL", count)] if _PRECALLS else []), Instruction("CALL", count)]
 
 
-def _first_line(statement: ast.stmt) -> int:
-    decorators: list[ast.expr] = getattr(statement, "decorator_list", [])
-    return min([statement.lineno, *(decorator.lineno for decorator in decorators)])
+def _handled(instruction: Instruction, handler: Handler | None) -> Instruction:
+    instruction.handler = handler
+    return instruction
 
 
-def _guarded(statement: ast.stmt, otherwise: ast.stmt, index: int) -> ast.stmt:
-    """At the recursion limit even calling the recorder raises; the function itself would still have run."""
-    handler = ast.ExceptHandler(type=_mark("recursion error", index), name=None, body=[otherwise])
-    return ast.Try(body=[statement], handlers=[handler], orelse=[], finalbody=[])
-
-
-def _handler(body: list[ast.stmt], index: int) -> ast.ExceptHandler:
-    return ast.ExceptHandler(type=_mark("base exception", index), name=None, body=body)
-
-
-def _mark(part: str, index: int) -> ast.Constant:
-    value: Any = (MARK, part, index)
-    return ast.Constant(value)
-
-
-def _call(part: str, index: int, *args: ast.expr) -> ast.Call:
-    return ast.Call(func=_mark(part, index), args=list(args), keywords=[])
-
-
-def _load(name: str) -> ast.Name:
-    return ast.Name(id=name, ctx=ast.Load())
-
-
-def _assign(name: str, value: ast.expr) -> ast.Assign:
-    return ast.Assign(targets=[ast.Name(id=name, ctx=ast.Store())], value=value)
-
-
-def _at(statement: ast.stmt, line: int) -> ast.stmt:
-    place = ast.Pass(lineno=line, end_lineno=line, col_offset=0, end_col_offset=0)
-    return _located(statement, place)
-
-
-def _located(node: _Node, place: ast.AST) -> _Node:
-    for each in ast.walk(node):
-        if isinstance(each, (ast.expr, ast.stmt)) and not hasattr(each, "lineno"):
-            ast.copy_location(each, place)
-    return node
-
-
-def _without_lines(statement: ast.stmt) -> None:
-    """Give nodes without a position that of no line (PEP 626)."""
-    for node in ast.walk(statement):
-        if isinstance(node, (ast.expr, ast.stmt, ast.ExceptHandler)) and not hasattr(node, "lineno"):
-            node.lineno = node.end_lineno = node.col_offset = node.end_col_offset = -1
+def _at(place: Instruction, instruction: Instruction, handler: Handler | None = None) -> Instruction:
+    instruction.position, instruction.handler = place.position, handler
+    return instruction

@@ -98,6 +98,7 @@ class Lane:
     Attributes:
         delivered: Events that the sink's ``write`` has accepted.
         losses: Those that it did not get.
+        while_full: What the one who offers does again and again, while he waits for room.
     """
 
     def __init__(
@@ -107,6 +108,7 @@ class Lane:
         self.name, self.sink = name, sink
         self.delivered = 0
         self.losses = Losses()
+        self.while_full: Callable[[], None] = lambda: None
         self._max_bytes, self._blocks = max_bytes, blocks
         self._new_batch, self._warn, self._on_thread = new_batch, warn, on_thread
         self._inbox: _queue.SimpleQueue[Chunk | None] = _queue.SimpleQueue()
@@ -132,11 +134,17 @@ class Lane:
 
     # -- the dispatcher's side -----------------------------------------------------------------------------------
 
+    def limit(self, *, max_bytes: int, blocks: bool) -> None:
+        """Hold to other limits from now on: the configuration was reloaded."""
+        self._max_bytes, self._blocks = max_bytes, blocks
+
     def offer(self, chunk: Chunk) -> None:
         """Queue ``chunk`` for the sink, or as much of it as there is room for."""
-        if self._blocks:
-            while self._is_full(chunk.size) and (self._stop_at is None or time.monotonic() < self._stop_at):
-                time.sleep(POLL_S)
+        while self._blocks and self._is_full(chunk.size):
+            if self._stop_at is not None and time.monotonic() >= self._stop_at:
+                break
+            self.while_full()
+            time.sleep(POLL_S)
         if self._dropped or self._dropped_and_left or self._is_full(chunk.size):
             kept = self._admitted(chunk)
             if not kept.batch.lines:

@@ -1,34 +1,16 @@
-"""The table of positions of a code object (PEP 626, PEP 657, CPython's ``Objects/locations.md``), rewritten in places.
-
-Instructions that instrumenting adds have no line. One kind must have one: the RERAISE by which an exception leaves the
-function. A frame that was left there says its line to debuggers, and bdb compares it with a number.
-"""
+"""The table of positions of a code object (PEP 626, PEP 657, CPython's ``Objects/locations.md``), made anew."""
 
 from __future__ import annotations
 
 import itertools
-import opcode
-import types
 from collections.abc import Iterable, Iterator
 from typing import TypeAlias
 
 Position: TypeAlias = tuple[int | None, int | None, int | None, int | None]  # line, end line, column, end column
 
-_RERAISE = opcode.opmap["RERAISE"]
+_DIGITS = [bytes([value]) for value in range(64)]
 _LONG, _NO_COLUMNS, _NONE = 14, 13, 15  # kinds of entries
 _MOST_UNITS = 8  # code units that one entry can cover
-
-
-def with_exit_lines(code: types.CodeType) -> types.CodeType:
-    """``code`` in which each RERAISE that has no line has that of the function's first line."""
-    positions: list[Position] = list(code.co_positions())
-    units = code.co_code
-    changed = False
-    for index, position in enumerate(positions):
-        if position[0] is None and units[2 * index] == _RERAISE and units[2 * index + 1] == 0:
-            positions[index] = (code.co_firstlineno, code.co_firstlineno, None, None)
-            changed = True
-    return code.replace(co_linetable=encoded(positions, code.co_firstlineno)) if changed else code
 
 
 def encoded(positions: Iterable[Position], first_line: int) -> bytes:
@@ -66,6 +48,8 @@ def _signed(value: int) -> bytes:
 
 def _number(value: int) -> bytes:
     """Six bits a byte, the lowest first; 64 says that more follow."""
+    if value < 64:
+        return _DIGITS[value]
     digits = bytearray()
     while value >= 64:
         digits.append(64 | value & 63)

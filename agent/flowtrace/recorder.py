@@ -25,7 +25,7 @@ import types
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple, Protocol, TypeAlias
 
-from flowtrace.constants import Raised, name_of, named
+from flowtrace.constants import FOLDER, Raised, name_of, named
 from flowtrace.events import ENTER, EXCEPTION, EXIT, NO_RESULT, NOT_CAPTURED, Record
 
 Current: TypeAlias = tuple[int | str, int | str]
@@ -84,7 +84,7 @@ class State:
         self.max_bytes = 32 << 20
         self.first = 0  # calls entered earlier were entered in the process that this one was forked from
         self.block_ns = 0  # how long a call may wait for room; 0: not at all
-        self.rate = 1.0
+        self.rate = 1.0  # share of traces that is recorded; below 0: no call at all, with a `wake_at` of 0
         self.lost_calls = self.lost_events = 0
         self.skipped_calls = self.suppressed_calls = self.failures = 0
         self.task_name: Callable[[], str | None] = lambda: None
@@ -106,12 +106,11 @@ class Unwinding(NamedTuple):
 class Thread:
     """What the recorder knows of one thread."""
 
-    __slots__ = ("awaiter", "busy", "id", "raised")
+    __slots__ = ("busy", "id", "raised")
 
     def __init__(self) -> None:
         self.id = _thread.get_native_id()
         self.busy = False  # true while the agent's own code runs: calls made then are not recorded
-        self.awaiter: Any = None  # an `Awaiter`, see suspension
         self.raised: Unwinding | None = None  # the exception that is leaving calls
 
 
@@ -200,9 +199,13 @@ class Recorder:
                     state.skipped_calls += 1
                     return None
                 waiting = len(queue)
-                if waiting >= state.wake_at and not state.woken:
-                    state.woken = True
-                    state.wake()
+                if waiting >= state.wake_at:
+                    if state.rate < 0:  # switched off in the midst of this trace
+                        state.skipped_calls += 1
+                        return None
+                    if not state.woken:
+                        state.woken = True
+                        state.wake()
                 if (
                     waiting >= state.max_events or state.queued_bytes - state.drained_bytes >= state.max_bytes
                 ) and not wait_for_room():
@@ -297,7 +300,6 @@ class Recorder:
 
 
 _sleep = time.sleep
-_FILES = __file__.rpartition("recorder.py")[0]
 
 
 def _no_arguments(_: dict[str, object]) -> bytes:
@@ -345,5 +347,5 @@ def _is_internal(error: BaseException) -> bool:
     traceback = error.__traceback__
     while traceback is not None and traceback.tb_next is not None:
         traceback = traceback.tb_next
-    inside = traceback is not None and traceback.tb_frame.f_code.co_filename.startswith(_FILES)
+    inside = traceback is not None and traceback.tb_frame.f_code.co_filename.startswith(FOLDER)
     return inside and isinstance(error, Exception) and type(error).__module__ == "builtins"

@@ -109,13 +109,17 @@ def _layout(mro: tuple[type, ...]) -> tuple[Slots, weakref.ref[type] | None]:
             continue
         namespace = namespace_of(owner)
         getter = namespace.get("__dict__")
-        if type(getter) is types.GetSetDescriptorType and getter.__objclass__ is owner:
+        if type(getter) is types.GetSetDescriptorType and getter.__objclass__ is owner and getter.__doc__ == _MADE:
             dictionary = weakref.ref(owner)
         if "__slots__" in namespace:
             declared = _names(namespace["__slots__"]) or [name for name in namespace if type(name) is str]
             members = (name for name in declared if type(namespace.get(name)) is types.MemberDescriptorType)
             slots += [(name, weakref.ref(owner)) for name in members if name[:1] != "_"]
     return tuple(slots), dictionary
+
+
+# the description that `type` gives the `__dict__` of a class statement; proxies written in C have one that computes
+_MADE = type("", (), {}).__dict__["__dict__"].__doc__
 
 
 def _declared_fields(mro: tuple[type, ...]) -> dict[str, str | None] | None:

@@ -9,9 +9,8 @@ import types
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from flowtrace.attachment import COMMON_CONSTANTS
 from flowtrace.events import ENTER, EXCEPTION, Record
-from flowtrace.instrument import Function, Rewritten, link, rewrite
+from flowtrace.instrument import Function, instrument
 from flowtrace.recorder import Encodes, Recorder, Target
 from flowtrace.suspension import suspendable
 
@@ -70,13 +69,13 @@ class Engine:
         self.recorder.state.strict = True
         self._encoder = encoder or Shown()
 
-    def link(self, rewritten: Rewritten, *, module: str = "m") -> types.CodeType:
-        """Rewritten code with the functions of this recorder in it."""
-        parts = [self.parts(function, module=module) for function in rewritten.functions]
-        return link(
-            rewritten.code,
-            lambda mark: COMMON_CONSTANTS.get(mark.part) or getattr(parts[mark.function], mark.part),
-        )
+    def instrument(
+        self, code: types.CodeType, *, select: Callable[[str], bool] = lambda qualname: True, module: str = "m"
+    ) -> types.CodeType:
+        """Code that calls the functions of this recorder."""
+        return instrument(
+            code, lambda function: self.parts(function, module=module) if select(function.qualname) else None
+        ).code
 
     def parts(self, function: Function, *, module: str = "m") -> Any:
         """The enter and leave functions for one function, as the agent makes them."""
@@ -87,7 +86,7 @@ class Engine:
         self, source: str, *, select: Callable[[str], bool] = lambda qualname: True, filename: str = "m.py"
     ) -> Any:
         """A module of this source, instrumented and run."""
-        return run(self.link(rewrite(source, filename, select)))
+        return run(self.instrument(compile(source, filename, "exec", dont_inherit=True), select=select))
 
     def spans(self) -> list[Span]:
         """The calls on the queue, in order of their beginning."""

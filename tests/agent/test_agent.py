@@ -186,6 +186,15 @@ def test_stopping_twice_is_stopping_once(scene: Scene) -> None:
     assert [event["event"] for event in events] == ["START", "ATTACH", "STOP"]
 
 
+def test_request_at_the_end_changes_nothing(scene: Scene) -> None:
+    """What ``flowtrace ctl`` asks while the agent stops does not make it record what nobody delivers."""
+    script = (
+        "import shop\nagent.stop()\nagent.switch(on=False)\nagent.switch(on=True)\nagent.reload(agent._resolved)\n"
+        "shop.f(1)\nfinish(queued=len(agent.recorder.queue))\n"
+    )
+    assert scene.run(script)["queued"] == 1  # the ATTACH of the reload
+
+
 def test_threads_that_outlive_the_stop_harm_nothing(scene: Scene) -> None:
     """Calls made while and after the agent stops run as ever, and the totals hold."""
     script = (

@@ -54,7 +54,7 @@ class Scene:
     def attach(self, name: str, *ways: str) -> None:
         """Add a module with one function for each of these ways of being traced."""
         functions = [Function(f"f{line}", line, "function", how) for line, how in enumerate(ways)]  # type: ignore[arg-type]
-        self.modules[name] = Traced(name, f"/{name}.py", functions, [])
+        self.modules[name] = Traced(name, f"/{name}.py", functions, [], [])
 
 
 @pytest.fixture

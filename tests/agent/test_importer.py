@@ -8,6 +8,7 @@ import os
 import py_compile
 import sys
 import traceback
+import types
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -124,7 +125,7 @@ def test_code_that_cannot_be_instrumented_runs_as_it_is(shop: Program, monkeypat
     def broken(*_: object) -> None:
         raise ValueError("broken on purpose")
 
-    monkeypatch.setattr("flowtrace.attachment.rewrite", broken)
+    monkeypatch.setattr("flowtrace.attachment.instrument", broken)
 
     module = shop.load("shop", SIMPLE)
 
@@ -134,8 +135,8 @@ def test_code_that_cannot_be_instrumented_runs_as_it_is(shop: Program, monkeypat
     assert shop.recorder.state.failures == 1
 
 
-def test_a_loader_with_ideas_of_its_own_is_left_alone(shop: Program) -> None:
-    """A loader that transforms source gives the code it always gave; its functions get wrappers."""
+def test_a_loader_may_transform_the_source(shop: Program) -> None:
+    """What is traced is the code that the loader makes of the source, whatever it does to it."""
 
     class Transforming(importlib.machinery.SourceFileLoader):
         def source_to_code(self, data: Any, path: Any, *, _optimize: int = -1) -> Any:  # type: ignore[override]
@@ -149,11 +150,37 @@ def test_a_loader_with_ideas_of_its_own_is_left_alone(shop: Program) -> None:
     spec.loader.exec_module(module)  # type: ignore[union-attr]
 
     assert module.f(1) == 101
-    assert module.f.__code__.co_consts[-1] == 100
+    assert shop.calls() == ["shop:f"]
 
 
-def test_modules_without_source_get_wrappers(shop: Program) -> None:
-    """A module that is only compiled, and one in a zip file, are traced by wrappers."""
+def test_a_loader_that_runs_code_itself(shop: Program) -> None:
+    """Where the importer sees no code, as with pytest's loader, functions are instrumented after the import."""
+
+    class Running(importlib.abc.Loader):
+        def exec_module(self, module: types.ModuleType) -> None:
+            exec(compile(SIMPLE + "held = [lambda: None, f]\n", "shop.py", "exec"), vars(module))
+
+    class Finder:
+        def find_spec(self, name: str, path: object, target: object = None) -> Any:
+            return importlib.util.spec_from_loader(name, Running()) if name == "shop" else None
+
+    finder: Any = Finder()
+    sys.meta_path.insert(0, finder)
+    try:
+        with pytest.raises(ImportError):
+            importlib.import_module("nothing_like_it")  # the next import puts ours in front of it
+        module = importlib.import_module("shop")
+    finally:
+        sys.meta_path.remove(finder)
+        del sys.modules["shop"]
+
+    assert (module.f(1), module.held[1](1)) == (2, 2)
+    assert shop.calls() == ["shop:f"] * 2
+    assert shop.how("shop") == {"f": "instrumented"}
+
+
+def test_modules_without_source_files_are_instrumented(shop: Program) -> None:
+    """A module that is only compiled, and one in a zip file, are as good as any."""
     path = shop.write("shop/compiled.py", SIMPLE)
     py_compile.compile(str(path), cfile=str(path) + "c", doraise=True)
     path.unlink()
@@ -165,7 +192,19 @@ def test_modules_without_source_get_wrappers(shop: Program) -> None:
     assert shop.load("shop.compiled").f(1) == shop.load("shop_zipped").f(1) == 2
 
     assert shop.calls() == ["shop.compiled:f", "shop_zipped:f"]
-    assert shop.how("shop.compiled") == shop.how("shop_zipped") == {"f": "wrapper"}
+    assert shop.how("shop.compiled") == shop.how("shop_zipped") == {"f": "instrumented"}
+
+
+def test_a_module_that_replaces_itself_is_said_at_the_end(shop: Program) -> None:
+    """Where no import ever ends with the module that began, its functions are told of all the same."""
+    shop.load(
+        "shop", SIMPLE + "import sys, types\nsys.modules['shop'] = types.SimpleNamespace(f=f, __name__='other')\n"
+    )
+    del sys.modules["shop"]
+
+    shop.attachment.say_rest()
+
+    assert shop.how("shop") == {"f": "instrumented"}
 
 
 def test_a_module_may_be_reloaded(shop: Program) -> None:

@@ -555,6 +555,19 @@ def test_blocking_lane_drops_when_there_is_no_time_left(lanes: Lanes) -> None:
     assert lane.losses.events == 1
 
 
+@pytest.mark.parametrize("limits", [{"max_bytes": 99 * LINE_BYTES, "blocks": True}, {"max_bytes": 1, "blocks": False}])
+def test_limits_change_while_a_full_lane_is_waited_for(limits: dict[str, Any], lanes: Lanes) -> None:
+    """Room that is made, or the leave to drop, ends the waiting; who waits can be asked for it."""
+    sink = Gated()
+    lane = lanes.start(sink, max_bytes=LINE_BYTES, blocks=True)
+    lane.offer(lanes.chunk(enter(0)))
+    lane.while_full = lambda: lane.limit(**limits)
+
+    lane.offer(lanes.chunk(enter(1)))
+
+    assert lane.losses.events == (0 if limits["blocks"] else 1)
+
+
 # -- batches as a sink wants them ------------------------------------------------------------------------------------
 
 

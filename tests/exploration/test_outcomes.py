@@ -1,61 +1,103 @@
-"""Comparing the outcomes of two runs of a test suite."""
+"""Comparing the outcomes of runs of a test suite."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
-from exploration.outcomes import Difference, differences, read
+import pytest
 
-PASSED, FAILED = (("passed", ""),), (("failed", "assert 1 == 2"),)
+from exploration.outcomes import Difference, Outcome, differences, read
+
+PASSED, FAILED = Outcome("passed"), Outcome("failed", "assert 1 == 2")
+
+
+def _write(tmp_path: Path, *lines: dict[str, object]) -> Path:
+    report = tmp_path / "report.jsonl"
+    report.write_text("".join(json.dumps({"$report_type": "TestReport", **line}) + "\n" for line in lines))
+    return report
+
+
+def _phases(
+    test: str, setup: str = "passed", call: str = "passed", teardown: str = "passed"
+) -> list[dict[str, object]]:
+    phases = {"setup": setup, "call": call, "teardown": teardown}
+    return [{"nodeid": test, "when": when, "outcome": how, "longrepr": "no"} for when, how in phases.items()]
 
 
 def test_outcomes_are_read_by_test_id(tmp_path: Path) -> None:
-    """A case without a child has passed; others are what their child says, an expected failure included."""
-    report = tmp_path / "junit.xml"
-    report.write_text(
-        """<testsuites><testsuite>
-        <testcase classname="t.A" name="a"/>
-        <testcase classname="t.A" name="b"><failure message="no">trace</failure></testcase>
-        <testcase classname="t.A" name="c"><skipped type="pytest.xfail" message="known"/></testcase>
-        <testcase classname="t.A" name="d"><skipped type="pytest.skip" message="later"/></testcase>
-        </testsuite></testsuites>"""
+    """A test has passed when all its phases have; a failure outside of the test itself is an error."""
+    xfailed = {"nodeid": "t.py::x", "when": "call", "outcome": "skipped", "wasxfail": "known", "longrepr": "no"}
+    tests = [*_phases("t.py::a"), *_phases("t.py::b", call="failed", teardown="failed")]
+    report = _write(tmp_path, *tests, *_phases("t.py::c", setup="failed")[:1], *_phases("t.py::d", "skipped"), xfailed)
+
+    kinds = {test: outcome.kind for test, outcome in read(report).items()}
+
+    assert kinds == {
+        "t.py::a": "passed",
+        "t.py::b": "error+failed",
+        "t.py::c": "error",
+        "t.py::d": "skipped",
+        "t.py::x": "xfailed",
+    }
+
+
+def test_file_that_cannot_be_collected_is_an_error(tmp_path: Path) -> None:
+    """Its tests are missing, so the file stands for them; files that can be collected are no tests."""
+    good, bad = (
+        {"$report_type": "CollectReport", "nodeid": name, "outcome": outcome, "longrepr": "no"}
+        for name, outcome in (("good.py", "passed"), ("bad.py", "failed"))
     )
 
-    kinds = {test: [kind for kind, _ in told] for test, told in read(report).items()}
-
-    assert kinds == {"t.A::a": ["passed"], "t.A::b": ["failed"], "t.A::c": ["xfailed"], "t.A::d": ["skipped"]}
+    assert read(_write(tmp_path, good, bad)) == {"bad.py": Outcome("error", "no\n", "bad.py")}
 
 
 def test_ids_lose_what_changes_from_run_to_run(tmp_path: Path) -> None:
-    """Addresses and times in the ids of parametrized tests do not make them other tests."""
-    report = tmp_path / "junit.xml"
-    case = '<testcase classname="t" name="a[&lt;X at 0x7f3a2b1c&gt;-12:30:59]"/>'
-    report.write_text(f"<testsuite>{case}</testsuite>")
+    """Addresses, times and the place of installed tests do not make them other tests."""
+    file = "../venv/lib/python3.11/site-packages/p/t.py"
+    lines = _phases("t.py::a[<X at 0x7f3a2b1c>-12:30:59]")
+    outcomes = read(_write(tmp_path, *({**line, "location": [file, 1, "a"]} for line in lines)))
 
-    assert list(read(report)) == ["t::a[<X at 0x>-]"]
-
-
-def test_a_report_that_a_crash_prevented_holds_no_outcome(tmp_path: Path) -> None:
-    """Then every test of the other run is missing from this one."""
-    assert read(tmp_path / "junit.xml") == {}
+    assert list(outcomes) == ["p/t.py::a[<X at 0x>-]"]
+    assert [each.file for each in outcomes.values()] == [file]
 
 
-def test_differences_name_both_outcomes_and_the_message() -> None:
-    """What is equal in both runs is not told; what only one of them has is."""
+def test_report_is_read_as_far_as_the_run_came(tmp_path: Path) -> None:
+    """A crash leaves no file, or a torn last line; the tests that it prevented are missing."""
+    report = _write(tmp_path, *_phases("t.py::a"))
+    with open(report, "a") as file:
+        file.write('{"$report_type": "TestRep')
+
+    assert list(read(report)) == ["t.py::a"]
+    assert read(tmp_path / "none.jsonl") == {}
+
+
+def test_differences_name_the_outcomes_of_all_runs_and_the_message() -> None:
+    """What is equal in the first two runs is not told; what only one of them has is."""
     before = {"same": PASSED, "worse": PASSED, "gone": PASSED}
     after = {"same": PASSED, "worse": FAILED, "new": PASSED}
+    again = {"same": FAILED, "worse": PASSED}
 
-    found = differences(before, after)
+    found = differences([before, before], [after, again])
 
     assert found == [
-        Difference("gone", "passed", "absent", ""),
-        Difference("new", "absent", "passed", ""),
-        Difference("worse", "passed", "failed", "assert 1 == 2"),
+        Difference("gone", ["passed", "passed"], ["absent", "absent"], ""),
+        Difference("new", ["absent", "absent"], ["passed", "absent"], ""),
+        Difference("worse", ["passed", "passed"], ["failed", "passed"], "assert 1 == 2"),
     ]
 
 
-def test_a_failure_and_an_error_in_its_teardown_are_two() -> None:
-    """A test that fails as before, but whose teardown now fails as well, differs."""
-    both = (*FAILED, ("error", "teardown"))
-
-    assert [each.traced for each in differences({"t": FAILED}, {"t": both})] == ["error+failed"]
+@pytest.mark.parametrize(
+    ("untraced", "traced", "flaky"),
+    [
+        ("PPPP", "FFFF", False),  # a difference
+        ("PPPP", "FPPP", False),  # seen traced only: nothing shows that it is not tracing
+        ("PFPP", "FPPP", True),
+        ("FPPP", "PPPP", True),
+        ("PFPP", "FFFF", False),  # fails now and then untraced, but always traced
+        ("PFPP", "EPPP", False),  # fails otherwise when it is traced
+    ],
+)
+def test_flaky_is_what_comes_out_the_same_ways_untraced(untraced: str, traced: str, flaky: bool) -> None:
+    """No difference that tracing makes passes for flaky."""
+    assert Difference("t", untraced, traced, "").is_flaky is flaky

@@ -1,5 +1,7 @@
 """Generators, coroutines and async generators."""
 
+import types
+
 import asyncio
 import contextlib
 
@@ -490,3 +492,97 @@ async def exits_refusal():
 
 def case_aexit_raises():
     return asyncio.run(exits_refusal())
+
+
+def raises(value):
+    raise ValueError(value)
+
+
+def given_to_a_call():
+    call = raises
+    try:
+        call((yield 1))
+    except ValueError as error:
+        yield error.args
+    return Subject()[(yield 2)]
+
+
+class Subject:
+    def __getitem__(self, key):
+        raise KeyError(key)
+
+
+def case_yield_given_to_a_call():
+    generator = given_to_a_call()
+    seen = [next(generator), generator.send("a"), next(generator)]
+    try:
+        generator.send("b")
+    except KeyError as error:
+        seen.append(error.args)
+    return seen
+
+
+async def awaited_given_to_a_call():
+    async def value():
+        return await pause_once("v")
+
+    try:
+        raises(await value())
+    except ValueError as error:
+        return error.args
+
+
+def case_await_given_to_a_call():
+    coroutine = awaited_given_to_a_call()
+    seen = [coroutine.send(None)]
+    try:
+        coroutine.send("got")
+    except StopIteration as stop:
+        seen.append(stop.value)
+    return seen
+
+
+def unreachable():
+    yield 1
+    return 2
+    yield from [3]
+
+
+async def unreachable_await():
+    await pause_once("one")
+    raise KeyError("two")
+    await pause_once("three")
+
+
+def case_unreachable():
+    coroutine = unreachable_await()
+    seen = [list(unreachable()), coroutine.send(None)]
+    try:
+        coroutine.send(None)
+    except KeyError as error:
+        seen.append(error.args)
+    return seen
+
+
+@types.coroutine
+def pause_once(value):
+    return (yield value)
+
+
+def chooses(x):
+    value = x or (yield 1)
+    other = (yield 2) if x else (yield 3)
+    return value, other
+
+
+def case_yield_in_a_choice():
+    seen = []
+    for x in (0, 5):
+        generator = chooses(x)
+        seen.append(next(generator))
+        try:
+            while True:
+                seen.append(generator.send("sent"))
+        except StopIteration as stop:
+            seen.append(stop.value)
+    return seen

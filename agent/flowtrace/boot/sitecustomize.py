@@ -62,5 +62,21 @@ def _run_the_users_own() -> None:
     spec.loader.exec_module(module)
 
 
+def _stay_in_front() -> None:
+    """Of the command that puts a ``sitecustomize`` in front of ours that runs no other: ours runs it."""
+    if "opentelemetry-instrument" not in map(os.path.basename, sys.orig_argv[:2]):
+        return
+    here = os.path.dirname(os.path.abspath(__file__))
+
+    def before(event: str, _: object) -> None:
+        if event == "os.exec":
+            entries = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+            first = [entry for entry in entries if entry == here]
+            os.environ["PYTHONPATH"] = os.pathsep.join([*first, *(entry for entry in entries if entry != here)])
+
+    sys.addaudithook(before)
+
+
 _start()
+_stay_in_front()
 _run_the_users_own()

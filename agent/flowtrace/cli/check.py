@@ -26,7 +26,7 @@ def main(argv: Sequence[str]) -> int:
     options = _parser().parse_args(argv)
     cwd = os.getcwd()
     resolved = resolve(options.config, options.sets, os.environ, cwd)
-    report = survey(resolved.config, project=resolved.project, path=[*sys.path[1:]])
+    report = survey(resolved.config, project=resolved.project, path=sys.path[0 if sys.flags.safe_path else 1 :])
     if options.files:
         if not any(matches.modules for matches in report):
             raise FlowtraceError("no rule selects anything, so nothing is expected in a trace; try without FILE")
@@ -34,7 +34,7 @@ def main(argv: Sequence[str]) -> int:
         print(json.dumps({"missing": missing}, indent=2) if options.json else _missing_text(missing))
         return NOTHING_MATCHED if missing else 0
     print(json.dumps(_as_json(report), indent=2) if options.json else "\n".join(_lines(report, cwd)))
-    return 0 if all(matches.modules for matches in report) else NOTHING_MATCHED
+    return NOTHING_MATCHED if any(matches.selects_nothing for matches in report) else 0
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -59,9 +59,9 @@ def _lines(report: Sequence[Matches], cwd: str) -> Iterator[str]:
         only = "" if rule.include == ("*",) else f", only {', '.join(rule.include)}"
         but = f", without {', '.join(rule.exclude)}" if rule.exclude else ""
         yield f"rule {number}: {', '.join(rule.modules)}{only}{but}"
-        if not matches.modules:
+        if matches.selects_nothing:
             hint = f"; did you mean {', '.join(matches.nearest)}?" if matches.nearest else ""
-            yield f"  selects nothing{hint}"
+            yield f"  selects nothing{f': {matches.reason}' if matches.reason else hint}"
         for module in matches.modules:
             yield from _module_lines(module, cwd)
         yield f"  {_totals(matches)}"
@@ -95,6 +95,7 @@ def _as_json(report: Sequence[Matches]) -> dict[str, Any]:
                 "include": matches.rule.include,
                 "exclude": matches.rule.exclude,
                 "nearest": matches.nearest,
+                "reason": matches.reason or None,
                 "matched": [
                     {
                         "module": module.name,
@@ -110,15 +111,15 @@ def _as_json(report: Sequence[Matches]) -> dict[str, Any]:
     }
 
 
-def _attached(files: Sequence[str]) -> dict[str, set[str]]:
-    """By module, and by its file, the functions that the ATTACH events of these traces name as traced.
+def _attached(files: Sequence[str]) -> dict[str, dict[str, str]]:
+    """By module, and by its file: the functions that the ATTACH events of these traces name, and why one is not traced.
 
     A script is ``__main__`` in its events, and has another name here: so the file counts too.
 
     Raises:
         FlowtraceError: a file cannot be read.
     """
-    attached: dict[str, set[str]] = {}
+    attached: dict[str, dict[str, str]] = {}
     for file in files:
         try:
             with open(file, "rb") as stream:
@@ -129,15 +130,20 @@ def _attached(files: Sequence[str]) -> dict[str, set[str]]:
         except OSError as error:
             raise FlowtraceError(f"{file}: {error.strerror}") from error
         for event in events:
-            traced = {each.name for each in event.functions if each.how != "not traced"}
             for key in (event.module, os.path.realpath(event.file or event.module)):
-                attached.setdefault(key, set()).update(traced)
+                known = attached.setdefault(key, {})
+                for function in event.functions:
+                    if function.how == "not traced":
+                        known.setdefault(function.name, function.reason or "not traced")
+                    else:
+                        known[function.name] = ""  # in one process at least
     return attached
 
 
 class _AttachedFunction(msgspec.Struct):
     name: str
     how: str
+    reason: str = ""
 
 
 class _Attach(msgspec.Struct, tag_field="event", tag="ATTACH"):
@@ -154,19 +160,25 @@ def _attach_event(line: bytes) -> _Attach | None:
         return None
 
 
-def _missing(report: Sequence[Matches], attached: dict[str, set[str]]) -> Iterator[dict[str, Any]]:
+def _missing(report: Sequence[Matches], attached: dict[str, dict[str, str]]) -> Iterator[dict[str, Any]]:
     for module in (module for matches in report for module in matches.modules):
         expected = {function.qualname for function in module.functions if function.how != "not traced"}
-        keys = [key for key in (module.name, os.path.realpath(module.file)) if key in attached]
-        names = sorted(expected.difference(*(attached[key] for key in keys)))
+        places = [attached[key] for key in (module.name, os.path.realpath(module.file)) if key in attached]
+        traced = {name for place in places for name, reason in place.items() if not reason}
+        names = sorted(expected - traced)
         if names:
-            yield {"module": module.name, "reason": "differs" if keys else "was not imported", "functions": names}
+            reasons = {name: place[name] for place in places for name in names if name in place}
+            reason = "differs" if places else "was not imported"
+            yield {"module": module.name, "reason": reason, "functions": names, "reasons": reasons}
 
 
 def _missing_text(missing: Sequence[dict[str, Any]]) -> str:
     if not missing:
         return "all functions that were to be traced were attached"
-    return "\n".join(
-        f"{each['module']}: {each['reason']}: {len(each['functions'])} not attached: {', '.join(each['functions'])}"
-        for each in missing
-    )
+    return "\n".join(map(_missing_line, missing))
+
+
+def _missing_line(each: dict[str, Any]) -> str:
+    reasons = {name: f" ({reason})" for name, reason in each["reasons"].items()}
+    names = ", ".join(name + reasons.get(name, "") for name in each["functions"])
+    return f"{each['module']}: {each['reason']}: {len(each['functions'])} not attached: {names}"

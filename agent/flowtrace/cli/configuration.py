@@ -55,7 +55,8 @@ def resolve(
         ConfigError: a file cannot be read or a value cannot be used; one line for the user.
         PluginError: an installed plugin cannot be loaded.
     """
-    name = _find(config_path, environ, cwd, warn)
+    named = config_path if config_path is not None else environ.get(FILE_VARIABLE) or None
+    name = named if named is not None else _found(cwd, warn)
     path = os.path.join(cwd, name or "")
     _check_utf8(path, "this path", place=path)
     draft = _Draft(name, environ, cwd)
@@ -83,6 +84,8 @@ def resolve(
         project=cwd,
         quiet=quiet,
         root_pid=os.getpid(),
+        file=None if named is None else path,
+        sets=tuple(sets),
     )
 
 
@@ -96,12 +99,8 @@ def _directory(name: str | None, cwd: str) -> str:
     return os.path.dirname(path) if os.path.isfile(path) else cwd  # else a pipe: --config <(generate)
 
 
-def _find(config_path: str | None, environ: Mapping[str, str], cwd: str, warn: Callable[[str], None]) -> str | None:
-    """The file as the user would name it, seen from ``cwd``; None where the defaults apply."""
-    if config_path is not None:
-        return config_path
-    if named := environ.get(FILE_VARIABLE):
-        return named
+def _found(cwd: str, warn: Callable[[str], None]) -> str | None:
+    """The file that nobody named, seen from ``cwd``; None where the defaults apply."""
     if not os.path.lexists(os.path.join(cwd, FILE_NAME)):
         return None
     if reason := _distrust(os.path.join(cwd, FILE_NAME)):

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import sys
 import time
 from collections.abc import Sequence
 
+import msgspec
+
 from flowtrace.cli.configuration import resolve
-from flowtrace.config import from_json
-from flowtrace.control import Answer, Command, Request, folder, read, write
+from flowtrace.config import ENVIRONMENT_VARIABLE, from_json
+from flowtrace.control import Answer, Command, Origin, Request, answer_path, read, request_path, write
 from flowtrace.errors import FlowtraceError
 
 REFUSED, NOT_TRACED = 1, 3
+POLL_S = 0.02
 
-COMMANDS = {
+COMMANDS: dict[Command, str] = {
     "off": "give all functions the code that Python compiled; calls under way still end in the trace",
     "on": "record again",
     "reload": "put the edited configuration in force: targets, capture, redaction, sampling and queue limits",
@@ -23,23 +27,19 @@ COMMANDS = {
 }
 
 
+class NoAnswer(Exception):
+    """The process does not answer; says why, as far as is known."""
+
+
 def main(argv: Sequence[str]) -> int:
-    """Ask, and say what was answered: 0 done, 1 refused, 3 the process does not answer."""
+    """Ask, and say what was answered: 0 done, 1 refused, 2 a mistake, 3 the process does not answer."""
     options = _parser().parse_args(argv)
-    pid: int = options.pid
-    if not _is_running(pid):
-        print(f"flowtrace ctl: there is no process {pid}", file=sys.stderr)
-        return NOT_TRACED
-    request = _request(pid, options)
-    path = os.path.join(folder(), str(pid))
+    process = Process(options.pid, options.timeout)
     try:
-        write(path + ".request", request)
-    except OSError as error:
-        raise FlowtraceError(f"{path}.request: cannot be written: {error}") from error
-    answer = _answer(path + ".answer", request.id, options.timeout)
-    if answer is None:
-        os.unlink(path + ".request") if os.path.exists(path + ".request") else None
-        print(f"flowtrace ctl: process {pid} does not answer; is it run by flowtrace-run, by you?", file=sys.stderr)
+        request = _reload(process, options) if options.command == "reload" else _request(options.command)
+        answer = process.ask(request)
+    except NoAnswer as error:
+        print(f"flowtrace ctl: {error}", file=sys.stderr)
         return NOT_TRACED
     print(answer.text, file=sys.stdout if answer.ok else sys.stderr)
     return 0 if answer.ok else REFUSED
@@ -53,13 +53,13 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("pid", metavar="PID", type=int, help="the process, as in the line on stderr")
+    parser.add_argument("pid", metavar="PID", type=_pid, help="the process, as in the line on stderr")
     parser.add_argument("command", metavar="COMMAND", choices=COMMANDS, help="off, on, reload or status")
     parser.add_argument(
-        "--config", metavar="FILE", help="with reload: the configuration; default: as for flowtrace-run"
+        "--config", metavar="FILE", help="with reload: the configuration; default: the one that the process began with"
     )
     parser.add_argument(
-        "--set", metavar="KEY=VALUE", action="append", default=[], dest="sets", help="set one key of it"
+        "--set", metavar="KEY=VALUE", action="append", default=[], dest="sets", help="with reload: set one key of it"
     )
     parser.add_argument(
         "--timeout", metavar="SECONDS", type=float, default=10.0, help="how long to wait for the answer"
@@ -67,41 +67,104 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _request(pid: int, options: argparse.Namespace) -> Request:
-    command: Command = options.command
-    resolved = None
-    if command == "reload":
-        cwd = _directory_of(pid)
-        resolved = resolve(options.config, options.sets, os.environ, cwd)
-    return Request(id=os.urandom(8).hex(), command=command, resolved=resolved)
+def _pid(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:  # 0 and less are groups of processes
+        raise argparse.ArgumentTypeError(f"{text!r} is not the number of a process")
+    return int(text)
 
 
-def _directory_of(pid: int) -> str:
-    """The working directory of the process, where its configuration lies; ours, where the system does not tell."""
+def _request(command: Command) -> Request:
+    return Request(id=os.urandom(8).hex(), command=command)
+
+
+def _reload(process: Process, options: argparse.Namespace) -> Request:
+    """The configuration as `flowtrace-run` would read it now, had it been started now as it was then.
+
+    Raises:
+        FlowtraceError: it cannot be used.
+    """
+    origin = from_json(process.ask(_request("origin")).text, Origin)
+    file = os.path.abspath(options.config) if options.config is not None else origin.file
     try:
-        return os.readlink(f"/proc/{pid}/cwd")
-    except OSError:
-        return os.getcwd()
+        resolved = resolve(file, [*origin.sets, *options.sets], process.environment(), origin.project)
+    except FlowtraceError as error:
+        raise FlowtraceError(f"{error}; the old configuration stays") from error
+    return msgspec.structs.replace(_request("reload"), resolved=resolved)
 
 
-def _is_running(pid: int) -> bool:
+class Process:
+    """The process that is asked.
+
+    Args:
+        timeout_s: How long it is waited for at most.
+    """
+
+    def __init__(self, pid: int, timeout_s: float) -> None:
+        self.pid = pid
+        self._timeout_s = timeout_s
+
+    def ask(self, request: Request) -> Answer:
+        """Put a request where the process looks, and wait for the answer.
+
+        Raises:
+            NoAnswer: there is none.
+            FlowtraceError: the request cannot be written.
+        """
+        self._check_running()
+        path, answer = request_path(self.pid), answer_path(self.pid, request)
+        deadline = time.monotonic() + self._timeout_s
+        try:
+            while not _is_written(path, request):  # another's request is there
+                self._wait(deadline)
+            while (data := read(answer)) is None:
+                self._wait(deadline)
+        except NoAnswer:
+            _take_back(path, request)
+            raise
+        finally:
+            with contextlib.suppress(OSError):
+                os.unlink(answer)
+        return from_json(data, Answer)
+
+    def environment(self) -> dict[str, str]:
+        """Its environment, for ``${NAME}``; ours where the system does not tell, or the process has written over it."""
+        try:
+            with open(f"/proc/{self.pid}/environ", "rb") as file:
+                pairs = [pair.partition("=") for pair in os.fsdecode(file.read()).split("\0")]
+        except OSError:
+            pairs = []
+        environ = {name: value for name, _, value in pairs}
+        return environ if ENVIRONMENT_VARIABLE in environ else dict(os.environ)
+
+    def _wait(self, deadline: float) -> None:
+        self._check_running()
+        if time.monotonic() >= deadline:
+            raise NoAnswer(f"process {self.pid} does not answer; was it started by flowtrace-run?")
+        time.sleep(POLL_S)
+
+    def _check_running(self) -> None:
+        """Fail at once where nobody can answer."""
+        try:
+            os.kill(self.pid, 0)
+        except PermissionError:
+            raise NoAnswer(f"process {self.pid} belongs to another user; only its owner can control it") from None
+        except (ProcessLookupError, OverflowError):
+            raise NoAnswer(f"there is no process {self.pid}") from None
+
+
+def _is_written(path: str, request: Request) -> bool:
     try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
+        write(path, request)
+    except FileExistsError:
         return False
-    except PermissionError:
-        return True
+    except OSError as error:
+        raise FlowtraceError(f"{path}: cannot be written: {error}") from error
     return True
 
 
-def _answer(path: str, wanted: str, timeout_s: float) -> Answer | None:
-    deadline = time.monotonic() + timeout_s
-    while time.monotonic() < deadline:
-        data = read(path)
-        if data:
-            answer = from_json(data, Answer)
-            if answer.id == wanted:
-                os.unlink(path)
-                return answer
-        time.sleep(0.02)
-    return None
+def _take_back(path: str, request: Request) -> None:
+    """A request that was not taken is not to be found later, by another process of that number."""
+    data = read(path)
+    with contextlib.suppress(OSError, msgspec.MsgspecError):
+        if data is not None and from_json(data, Request).id == request.id:
+            os.unlink(path)

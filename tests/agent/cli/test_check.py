@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import types
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,11 +13,12 @@ import pytest
 
 from flowtrace.cli.main import main
 from flowtrace.config import ENVIRONMENT_VARIABLE
+from flowtrace.errors import InstrumentError
 
 Check = Callable[..., tuple[int, str, str]]
 
 SHOP = """
-raise SystemExit("imported")
+__import__('sys').exit('imported')
 class Cart:
     def add(self): ...
 def main(): ...
@@ -42,7 +44,8 @@ def check(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captur
 
 def attach(*names: str, module: str = "shop", file: str | None = "shop.py", how: str = "instrumented") -> bytes:
     """An ATTACH line."""
-    functions = [{"name": name, "line": 1, "how": how} for name in names]
+    reason = {"reason": "too odd"} if how == "not traced" else {}
+    functions = [{"name": name, "line": 1, "how": how, **reason} for name in names]
     return orjson.dumps({"event": "ATTACH", "module": module, "file": file, "functions": functions})
 
 
@@ -61,16 +64,35 @@ def trace(tmp_path: Path) -> Callable[..., str]:
 
 
 def test_report_shows_what_is_traced_and_how(check: Check) -> None:
-    """Each rule has its modules, their functions, those that are wrapped with the reason, and a sum."""
+    """Each rule has its modules, their functions, those that cannot be traced with the reason, and a sum."""
     status, out, err = check()
     assert (status, err) == (0, "")
     assert out.splitlines() == [
         "rule 1: @project",
         "  shop  (shop.py)",
-        "    Cart.add, main",
-        "    ! looks, line 6: wrapper: reads its local variables through locals",
-        "  = 3 functions in 1 module: 2 instrumented, 1 by wrapper",
+        "    Cart.add, main, looks",
+        "  = 3 functions in 1 module: 3 instrumented",
     ]
+
+
+def test_what_cannot_be_traced_is_reported_with_its_reason(check: Check, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A function whose code is of an unknown form is marked, and counted apart."""
+
+    class Refusing:
+        def __init__(self, code: types.CodeType, *_: object, **__: object) -> None:
+            self.code = code
+
+        def assembled(self) -> types.CodeType:
+            if self.code.co_name == "main":
+                raise InstrumentError("its code is odd")
+            return self.code.replace()
+
+    monkeypatch.setattr("flowtrace.instrument._Body", Refusing)
+
+    _, out, _ = check()
+
+    assert "    ! main, line 5: not traced: its code is odd" in out.splitlines()
+    assert out.splitlines()[-1] == "  = 3 functions in 1 module: 2 instrumented, 1 not traced"
 
 
 def test_rule_that_selects_nothing(check: Check) -> None:
@@ -92,22 +114,35 @@ def test_json_report(check: Check) -> None:
 
     assert status == 1
     [module] = first.pop("matched")
-    assert first == {"modules": ["shop"], "include": ["looks"], "exclude": [], "nearest": []}
+    assert first == {"modules": ["shop"], "include": ["looks"], "exclude": [], "nearest": [], "reason": None}
     [function] = module.pop("functions")
-    assert (module["module"], Path(module["file"]).name, module["problem"]) == ("shop", "shop.py", None)
+    assert (module["module"], Path(module["file"]).name) == ("shop", "shop.py")
+    assert module["problem"] is None
     assert function == {
-        "qualname": "looks", "line": 6, "kind": "function", "how": "wrapper",
-        "reason": "reads its local variables through locals",
+        "qualname": "looks", "line": 6, "kind": "function", "how": "instrumented", "reason": "",
     }  # fmt: skip
     assert (second["matched"], "shop" in second["nearest"]) == ([], True)
 
 
 def test_file_with_a_mistake_is_shown(check: Check, tmp_path: Path) -> None:
-    """A module that cannot be read says why in its place."""
+    """A module that cannot be read says why in its place; a rule that finds nothing else selects nothing."""
     (tmp_path / "broken.py").write_text("def f(:\n")
     status, out, _ = check()
     assert status == 0
     assert "  broken  (broken.py)\n    ! " in out
+
+    status, out, _ = check("--set", "targets=[{modules: [broken]}]")
+
+    assert status == 1
+    assert out.startswith("rule 1: broken\n  selects nothing\n  broken  (broken.py)\n    ! ")
+
+
+def test_known_reasons_are_said(check: Check) -> None:
+    """Where it is known why a rule selects nothing, that is said instead of names that only look alike."""
+    status, out, _ = check("--set", "targets=[{modules: [shop.Cart]}]")
+    assert status == 1
+    hint = "selects nothing: Cart is defined in the module shop; write modules: [shop], include: ['Cart.*']"
+    assert out.splitlines()[1] == f"  {hint}"
 
 
 def test_files_elsewhere_are_shown_by_their_whole_path(check: Check) -> None:
@@ -151,7 +186,15 @@ def test_missing_functions_are_named(check: Check, trace: Callable[..., str]) ->
     """What a module has and its trace has not is listed, also what was not traced after all."""
     file = trace(attach("main"), attach("looks", how="not traced"))
     status, out, _ = check(file)
-    assert (status, out) == (1, "shop: differs: 2 not attached: Cart.add, looks\n")
+    assert (status, out) == (1, "shop: differs: 2 not attached: Cart.add, looks (too odd)\n")
+
+
+def test_what_one_process_traces_is_traced(check: Check, trace: Callable[..., str]) -> None:
+    """What could not be attached in one process, and was in another, is not missing."""
+    odd, fine = attach("main", how="not traced"), attach("main", module="__main__")
+    for lines in ([odd, fine], [fine, odd]):
+        status, out, _ = check("--set", "targets=[{modules: [shop], include: [main]}]", trace(*lines))
+        assert (status, out) == (0, "all functions that were to be traced were attached\n")
 
 
 def test_missing_module_is_named(check: Check, trace: Callable[..., str]) -> None:
@@ -163,7 +206,10 @@ def test_missing_module_is_named(check: Check, trace: Callable[..., str]) -> Non
 
     assert status == 1
     [missing] = json.loads(out)["missing"]
-    assert missing == {"module": "shop", "reason": "was not imported", "functions": ["Cart.add", "looks", "main"]}
+    assert missing == {
+        "module": "shop", "reason": "was not imported", "functions": ["Cart.add", "looks", "main"],
+        "reasons": {},
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize("name", ["__main__", "src.shop"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import py_compile
+import zipfile
 from collections.abc import Callable
 from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
@@ -16,7 +17,7 @@ from flowtrace.config import Config, Rule
 Write = Callable[[str, str], Path]
 Find = Callable[..., list[Matches]]
 
-BOOM = "raise SystemExit('imported')\n"
+BOOM = "__import__('sys').exit('imported')\n"
 SHOP = BOOM + "class Cart:\n    def add(self): ...\n    def __repr__(self): ...\ndef main(): ...\n"
 
 
@@ -78,13 +79,14 @@ def test_each_function_belongs_to_the_first_rule_that_selects_it(write: Write, f
     assert functions(some[2]) == {}
 
 
-def test_ways_of_tracing_and_their_reasons(write: Write, find: Find) -> None:
-    """A function that reads its own variables gets a wrapper, and says why."""
-    write("shop.py", "def plain(): ...\ndef looks():\n    return locals()\n")
+def test_functions_are_described(write: Write, find: Find) -> None:
+    """Of each function its line, its kind and how it is traced are told."""
+    write("shop.py", "def plain(): ...\n@decorated\nasync def looks():\n    return locals()\n")
     [found] = find()
-    ways = {function.qualname: function.how for function in found.modules[0].functions}
-    assert ways == {"plain": "instrumented", "looks": "wrapper"}
-    assert "locals" in found.modules[0].functions[1].reason
+    assert [each[:4] for each in found.modules[0].functions] == [
+        ("plain", 1, "function", "instrumented"),
+        ("looks", 2, "coroutine", "instrumented"),
+    ]
 
 
 def test_modules_of_the_search_path(write: Write, find: Find, tmp_path: Path) -> None:
@@ -120,14 +122,22 @@ def test_own_modules_are_left_out(write: Write, find: Find) -> None:
     assert names(found) == ["shop"]
 
 
-@pytest.mark.parametrize("name", ["fast" + EXTENSION_SUFFIXES[0], "fast.pyc"])
-def test_module_without_source_has_a_problem(name: str, write: Write, find: Find, tmp_path: Path) -> None:
-    """Of a compiled module nothing is known before it is imported, and the survey says so."""
-    py_compile.compile(str(write("source", "def f(): ...\n")), cfile=str(tmp_path / name), doraise=True)
+def test_extension_module_has_a_problem(write: Write, find: Find) -> None:
+    """Of a module written in C nothing is known before it is imported, and the survey says so."""
+    write("fast" + EXTENSION_SUFFIXES[0], "")
     [found] = find(Rule(modules=("fast",)))
     [module] = found.modules
     assert (module.name, module.functions) == ("fast", ())
-    assert module.problem.startswith("has no source")
+    assert module.problem.startswith("is written in C")
+
+
+def test_module_of_bytecode_is_read(write: Write, find: Find, tmp_path: Path) -> None:
+    """A module without its source is as good as any; one of another Python's bytecode has a problem."""
+    py_compile.compile(str(write("source", "def f(): ...\n")), cfile=str(tmp_path / "fast.pyc"), doraise=True)
+    (tmp_path / "old.pyc").write_bytes(b"\0" * 100)
+    [found] = find(Rule(modules=("fast", "old")))
+    assert functions(found) == {"fast": ["f"], "old": []}
+    assert "ImportError: bad magic number" in found.modules[1].problem
 
 
 @pytest.mark.parametrize("text", ["def f(:\n", "def f(): ...\n\0", "# coding: nonsense\ndef f(): ...\n"])
@@ -143,11 +153,37 @@ def test_module_that_cannot_be_read_has_a_problem(text: str, write: Write, find:
 
 
 def test_files_that_are_no_modules(write: Write, find: Find) -> None:
-    """Names that cannot be imported, data and caches are passed by."""
-    for name in ("my-script.py", "1st.py", "data.txt", "__pycache__/shop.py", "folder.d/shop.py"):
+    """Folders that cannot be imported from, data and caches are passed by."""
+    for name in ("my-script", "data.txt", "__pycache__/shop.py", "folder.d/shop.py", "a-b.so"):
         write(name, SHOP)
     [found] = find()
     assert found.modules == ()
+
+
+def test_scripts_are_found(write: Write, find: Find) -> None:
+    """A file that can be run and not imported is part of the project, under the name that rules may call it."""
+    write("my-script.py", SHOP)
+    assert names(find()[0]) == names(find(Rule(modules=("my-script",)))[0]) == ["my-script"]
+
+
+def test_modules_are_named_as_they_are_imported(write: Write, find: Find, tmp_path: Path) -> None:
+    """``src/shop.py`` is ``shop``, and nothing else, where ``src`` is searched for modules."""
+    write("src/shop.py", SHOP)
+    assert names(find()[0]) == ["src.shop"]
+    assert names(find(path=(tmp_path / "src",))[0]) == ["shop"]
+
+
+def test_modules_in_archives(write: Write, find: Find, tmp_path: Path) -> None:
+    """They are found, and nothing is promised of them."""
+    with zipfile.ZipFile(tmp_path / "lib.zip", "w") as archive:
+        for name in ("shop.py", "package/__init__.py", "package/cart.pyc", "data.txt", "META-INF/x.py", "a/b-c.py"):
+            archive.writestr(name, SHOP)
+
+    [found] = find(Rule(modules=("*",)), path=(tmp_path / "lib.zip", tmp_path / "missing.zip", write("no.zip", "")))
+
+    assert names(found) == ["package", "package.cart", "shop"]
+    assert all(module.problem.startswith("lies in an archive") and not module.functions for module in found.modules)
+    assert not found.selects_nothing
 
 
 def test_links_to_folders_above(write: Write, find: Find, tmp_path: Path) -> None:
@@ -198,6 +234,35 @@ def test_nearest_names_are_shown_for_a_rule_that_selects_nothing(
     [found] = find(rule)
     assert found.modules == ()
     assert nearest in found.nearest
+
+
+@pytest.mark.parametrize(
+    ("rule", "reason"),
+    [
+        (Rule(modules=("sys",)), "sys is built into Python and is not traced"),
+        (Rule(modules=("flowtrace.agent",)), "flowtrace does not trace itself"),
+        (Rule(modules=("space",)), "space is a folder without code of its own; write space.* for the modules inside"),
+        (Rule(modules=("empty",)), "empty is only the package itself; write empty.* for the modules inside"),
+        (Rule(modules=("no_functions",)), "no function is defined in no_functions"),
+        (Rule(modules=("@project",), exclude=("*",)), ""),
+        (
+            Rule(modules=("shop.main",)),
+            "main is defined in the module shop; write modules: [shop], include: ['main']",
+        ),
+        (
+            Rule(modules=("empty.inner.Cart.add",)),
+            "Cart.add is defined in the module empty.inner; write modules: [empty.inner], include: ['Cart.add']",
+        ),
+    ],
+)
+def test_reason_is_given_for_a_rule_that_selects_nothing(rule: Rule, reason: str, write: Write, find: Find) -> None:
+    """What is no module to trace, and what is a function and no module, is said to be so."""
+    for name in ("shop.py", "space/cart.py", "empty/inner.py"):
+        write(name, SHOP)
+    for name in ("empty/__init__.py", "no_functions.py"):
+        write(name, "")
+    [found] = find(rule)
+    assert (found.modules, found.selects_nothing, found.reason) == ((), True, reason)
 
 
 def test_project_without_python_has_no_nearest_names(find: Find, write: Write, tmp_path: Path) -> None:
