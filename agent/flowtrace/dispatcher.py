@@ -1,13 +1,15 @@
 """The dispatcher: one thread that takes records off the queue, makes lines of them and offers these to every lane.
 
 It looks at the queue every ``flush.interval``, or as soon as the recorder says that the queue is getting full. Its own
-calls are not recorded. Nothing that goes wrong with one record or one lane ends it.
+calls are not recorded. Nothing that goes wrong with one record or one lane ends it; where the program's recursion limit
+or its memory leaves this thread no room, it goes on later with what it had at hand.
 """
 
 from __future__ import annotations
 
 import _queue
 import _thread
+import collections
 import contextlib
 import itertools
 import json
@@ -19,7 +21,7 @@ from typing import Any
 import orjson
 
 from flowtrace.events import ENTER, EXCEPTION, EXIT, STATEMENT, Batch, Lines, Record
-from flowtrace.lane import Chunk, Lane, Loss, Losses
+from flowtrace.lane import POLL_S, STARVED, Chunk, Lane, Loss, Losses
 from flowtrace.recorder import RECORD_BYTES, Recorder
 
 MOST_TURN_S = 0.5  # however rarely events are flushed, requests from outside are looked for
@@ -49,6 +51,11 @@ class Dispatcher:
         self._reported_loss = (0, 0, time.monotonic_ns())
         self._losses = Losses()  # common to all lanes
         self._open_calls = 0
+        self._taken: list[Record] = []  # off the queue, and not yet offered to all lanes
+        self._chunk: Chunk | None = None  # made of these
+        self._offered_to = 0  # so many lanes
+        self._stop_seq: int | None = None
+        self._is_stop_said = False
         self.lanes: Sequence[Lane] = ()
         self.after_turn: Callable[[], None] = lambda: None
 
@@ -107,22 +114,31 @@ class Dispatcher:
 
     def _run(self) -> None:
         self.guard_thread()
+        is_over = False
         try:
-            while self._stop_at is None:
-                with contextlib.suppress(_queue.Empty):
-                    self._wakeup.get(timeout=self._interval_s)
-                self._guarded(self._turn)
-            self._guarded(self._finish)
+            while not is_over:
+                try:
+                    is_over = self._step()
+                except BaseException as error:
+                    state = self._recorder.state
+                    state.failures += 1
+                    is_starved = isinstance(error, STARVED)
+                    if state.strict and not is_starved:
+                        raise
+                    is_over = self._stop_at is not None and (not is_starved or time.monotonic() >= self._stop_at)
+                    time.sleep(POLL_S)
         finally:
             self._ended.release()
 
-    def _guarded(self, step: Callable[[], None]) -> None:
-        try:
-            step()
-        except Exception:
-            self._recorder.state.failures += 1
-            if self._recorder.state.strict:
-                raise
+    def _step(self) -> bool:
+        """A turn, or the end; says whether it was the end."""
+        if self._stop_at is not None:
+            self._finish(self._stop_at)
+            return True
+        with contextlib.suppress(_queue.Empty):
+            self._wakeup.get(timeout=self._interval_s)
+        self._turn()
+        return False
 
     def _turn(self) -> None:
         self._recorder.state.woken = False
@@ -131,29 +147,56 @@ class Dispatcher:
         self.after_turn()
 
     def _drain(self) -> None:
-        queue = self._recorder.queue
+        queue, taken = self._recorder.queue, self._taken
         waiting = len(queue)  # and no more: a program that records as fast as this thread encodes must not keep it here
-        for done in range(0, waiting, BATCH_EVENTS):
-            self._send([queue.popleft() for _ in range(min(waiting - done, BATCH_EVENTS))])
+        self._send()  # what an error has kept from being sent
+        while waiting:
+            while waiting and len(taken) < BATCH_EVENTS:
+                taken.append(queue.popleft())
+                waiting -= 1
+            self._send()
 
-    def _send(self, records: list[Record]) -> None:
+    def _send(self) -> None:
+        """Offer what was taken to all lanes; goes on where an error has stopped it."""
+        if not self._taken:
+            return
+        if self._chunk is None:
+            self._chunk = self._encoded(self._taken)
+        while self._chunk.records and self._offered_to < len(self.lanes):
+            self.lanes[self._offered_to].offer(self._chunk)
+            self._offered_to += 1
+        # only now there is room again: the bound covers what is being encoded, and what `overflow: block` holds back
+        self._recorder.state.drained_bytes += sum(map(_size, self._taken))
+        self._taken.clear()
+        self._chunk, self._offered_to = None, 0
+
+    def _encoded(self, records: list[Record]) -> Chunk:
         lines: list[bytes] = []
         sent: list[Record] = []
-        for record in records:
+        failed = failed_calls = opened = 0
+        rest = collections.deque(records)
+        while rest:
+            record = rest[0]
             try:
                 lines.append(self._lines.line(record))
                 sent.append(record)
-                self._open_calls += _OPENS[record[0]]
+                opened += _OPENS[record[0]]
+            except STARVED:
+                if self._stop_at is not None and time.monotonic() >= self._stop_at:
+                    raise
+                time.sleep(POLL_S)
+                continue
             except Exception:
-                self._losses.add("could not be encoded", 1, calls=record[0] == ENTER)
                 if self._recorder.state.strict:
                     raise
-        if lines:
-            chunk = Chunk(self.new_batch(lines), sent, sum(map(len, lines)))
-            for lane in self.lanes:
-                lane.offer(chunk)
-        # only now there is room again: the bound covers what is being encoded, and what `overflow: block` holds back
-        self._recorder.state.drained_bytes += sum(map(_size, records))
+                failed += 1
+                failed_calls += record[0] == ENTER
+            rest.popleft()
+        chunk = Chunk(self.new_batch(lines) if lines else Batch("", []), sent, sum(map(len, lines)))
+        if failed:
+            self._losses.add("could not be encoded", failed, calls=failed_calls)
+        self._open_calls += opened
+        return chunk
 
     def _report_losses(self) -> None:
         state = self._recorder.state
@@ -175,15 +218,16 @@ class Dispatcher:
         counts = {"calls": loss.calls, "events": loss.events, "bytes": loss.size}
         self.state("LOSS", sink=sink, reason=loss.reason, **counts, **{"from": since, "to": until})
 
-    def _finish(self) -> None:
-        deadline = self._stop_at or time.monotonic()
+    def _finish(self, deadline: float) -> None:
         reserve = min(RESERVE_S, (deadline - time.monotonic()) / 4)
         for rest in (reserve, reserve / 2):  # again for calls that ended while a slow sink was waited for
             self._turn()
             self._drain()  # the LOSS events of that turn
             for lane in self.lanes:
                 lane.wait_idle(deadline - rest)
-        self._say_stop()
+        if not self._is_stop_said:
+            self._say_stop()
+            self._is_stop_said = True
         self._drain()
         for lane in self.lanes:
             lane.finish(deadline)
@@ -193,12 +237,13 @@ class Dispatcher:
     def _say_stop(self) -> None:
         """STOP: for each sink, all events recorded before this one are either delivered or lost."""
         recorder, state = self._recorder, self._recorder.state
-        seq = next(recorder.seq)
-        recorded = seq - state.first
+        if self._stop_seq is None:
+            self._stop_seq = next(recorder.seq)
+        recorded = self._stop_seq - state.first
         delivered = {lane.name: lane.delivered for lane in self.lanes}
         self._push(
             "STOP",
-            seq,
+            self._stop_seq,
             recorded=recorded,
             delivered=delivered,
             lost={name: recorded - events for name, events in delivered.items()},

@@ -13,9 +13,10 @@ from __future__ import annotations
 import _queue
 import _thread
 import collections
+import math
 import random
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import NamedTuple
 
 from flowtrace.errors import SinkError
@@ -29,6 +30,8 @@ LEFT_OUT_S = 30.0
 IDLE_FLUSH_S = 1.0
 MAX_RETRY_AFTER_S = 300.0
 POLL_S = 0.002
+STARVED = (RecursionError, MemoryError)  # in a thread of ours: what the program leaves it is too little at the moment
+MAX_STARVED_S = 10.0  # then such an error is the sink's own
 BACKOFF_BASE_S, BACKOFF_CAP_S = 0.1, 30.0
 
 
@@ -121,6 +124,9 @@ class Lane:
         self._ended = _thread.allocate_lock()
         self._is_open = False
         self._failed_in_a_row, self._left_out_until = 0, 0.0
+        self._at_hand: list[Chunk] = []  # taken from the inbox; become one batch
+        self._next_chunk: Chunk | None = None  # did not fit any more, and begins the next one
+        self._is_to_close = False
 
     def start(self) -> None:
         """Start the lane's thread.
@@ -234,49 +240,60 @@ class Lane:
     # -- the lane's thread ---------------------------------------------------------------------------------------
 
     def _run(self) -> None:
+        is_over = False
         try:
-            self._on_thread()
-            for chunk in self._batches():
-                self._deliver(chunk)
-            self._close()
+            while not is_over:
+                try:
+                    self._on_thread()
+                    while self._gather():
+                        self._deliver()
+                    self._close()
+                    is_over = True
+                except BaseException:  # noqa: BLE001  # whatever strikes: it goes on with what it has at hand
+                    is_over = self._is_past_its_time()
+                    time.sleep(POLL_S)
         finally:
             self._ended.release()
 
-    def _batches(self) -> Iterator[Chunk]:
-        """The chunks of the inbox, joined as the sink's ``batching`` asks; ends when the lane is to finish."""
+    def _is_past_its_time(self) -> bool:
+        return bool(self._close_by) and time.monotonic() >= self._close_by
+
+    def _gather(self) -> bool:
+        """Take chunks from the inbox, joined as the sink's ``batching`` asks; False when the lane is to finish."""
+        at_hand = self._at_hand
+        if not at_hand and not self._is_to_close:
+            self._take(self._next())
         batching: Batching | None = getattr(self.sink, "batching", None)
-        carried: Chunk | None = None  # did not fit any more, and begins the next batch
-        while (chunk := carried or self._next()) is not None:
-            carried = None
-            if chunk is HURRY:
-                continue
-            if batching is None:
-                yield chunk
-                continue
-            joined, size, until = [chunk], chunk.size, time.monotonic() + batching.max_wait_s
-            following: Chunk | None = chunk
-            while size < batching.max_bytes and (wait := until - time.monotonic()) > 0:
-                try:
-                    following = self._inbox.get(timeout=wait)
-                except _queue.Empty:
-                    break
-                if following is None or following is HURRY or size + following.size > batching.max_bytes:
-                    break
-                joined.append(following)
-                size += following.size
-            yield from self._joined(joined)
-            if following is None:
-                return
-            if following is not joined[-1]:
-                carried = following
+        size, until = sum(chunk.size for chunk in at_hand), time.monotonic() + (batching.max_wait_s if batching else 0)
+        while batching and at_hand and size < batching.max_bytes and (wait := until - time.monotonic()) > 0:
+            try:
+                following = self._inbox.get(timeout=wait)
+            except _queue.Empty:
+                break
+            if following and size + following.size > batching.max_bytes:
+                self._next_chunk = following
+                break
+            self._take(following)
+            if not following or following is HURRY:
+                break
+            size += following.size
+        return bool(at_hand) or not self._is_to_close
+
+    def _take(self, chunk: Chunk | None) -> None:
+        if chunk is None:
+            self._is_to_close = True
+        elif chunk is not HURRY:
+            self._at_hand.append(chunk)
 
     def _next(self) -> Chunk | None:
         """The next chunk; while there is none, the sink's own buffers, spool and fsync get their turn."""
-        while True:
+        chunk, self._next_chunk = self._next_chunk, None
+        while chunk is None:
             try:
                 return self._inbox.get(timeout=IDLE_FLUSH_S if self._is_open else None)
             except _queue.Empty:
                 self._flush()
+        return chunk
 
     def _flush(self) -> None:
         try:
@@ -284,38 +301,49 @@ class Lane:
         except BaseException as error:  # noqa: BLE001
             self._warn(f"sink {self.name}: {_said(error)}")
 
-    def _joined(self, chunks: list[Chunk]) -> Iterator[Chunk]:
-        if len(chunks) == 1:
-            yield chunks[0]
+    def _deliver(self) -> None:
+        """Deliver what is at hand, or count it as lost."""
+        if not self._at_hand:
             return
-        lines = [line for chunk in chunks for line in chunk.batch.lines]
-        records = [record for chunk in chunks for record in chunk.records]
-        yield Chunk(self._new_batch(lines), records, sum(chunk.size for chunk in chunks))
-
-    def _deliver(self, chunk: Chunk) -> None:
+        if len(self._at_hand) > 1:
+            lines = [line for chunk in self._at_hand for line in chunk.batch.lines]
+            records = [record for chunk in self._at_hand for record in chunk.records]
+            self._at_hand[:] = [Chunk(self._new_batch(lines), records, sum(chunk.size for chunk in self._at_hand))]
+        chunk = self._at_hand[0]
         reason = self._attempt(chunk.batch)
         if reason:
-            self.losses.add(
-                reason, len(chunk.records), calls=sum(r[0] == ENTER for r in chunk.records), size=chunk.size
-            )
+            calls = sum(record[0] == ENTER for record in chunk.records)
+            self.losses.add(reason, len(chunk.records), calls=calls, size=chunk.size)
         else:
             self.delivered += len(chunk.records)
+        self._at_hand.clear()
         self._done_bytes += chunk.size
         self._done += len(chunk.records)
+        if self._is_open and self._inbox.empty():
+            self._flush()
 
     def _attempt(self, batch: Batch) -> str:
         """Deliver ``batch``, with retries; returns why it was given up, or nothing."""
-        if time.monotonic() < self._left_out_until:
+        now = time.monotonic()
+        if now < self._left_out_until:
             return "the sink is left out after failures"
+        starved_until = min(now + MAX_STARVED_S, self._stop_at or math.inf)
         tries = 0
         while True:
-            tries += 1
             try:
-                self._write(batch)
-            except SinkError as error:
-                problem, retry, after = _said(error), error.retry, error.retry_after_s
+                if not self._is_open:
+                    self.sink.open()
+                    self._is_open = True
+                self.sink.write(batch)
             except BaseException as error:  # noqa: BLE001  # a plugin may raise anything, SystemExit included
-                problem, retry, after = _said(error), tries < TRIES, None
+                if isinstance(error, STARVED) and time.monotonic() < starved_until:
+                    time.sleep(POLL_S)
+                    continue
+                tries += 1
+                problem, after = _said(error), None
+                retry = tries < TRIES
+                if isinstance(error, SinkError):
+                    retry, after = error.retry, error.retry_after_s
             else:
                 self._failed_in_a_row = 0
                 return ""
@@ -324,14 +352,6 @@ class Lane:
                 return self._gave_up()
             if not self._may_try_again(tries, after):
                 return "the process ended"
-
-    def _write(self, batch: Batch) -> None:
-        if not self._is_open:
-            self.sink.open()
-            self._is_open = True
-        self.sink.write(batch)
-        if self._inbox.empty():
-            self._flush()
 
     def _may_try_again(self, tries: int, after_s: float | None) -> bool:
         """Wait before the next try, with full jitter; False when the time for retries is over."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import itertools
 import json
 import threading
@@ -229,6 +230,47 @@ def test_record_that_cannot_be_encoded_is_counted(pipeline: Pipeline) -> None:
     assert kinds(sink) == ["ENTER", "EXIT", "LOSS", "STOP"]
     assert last(sink)["lost"] == {"sink0": 1}
     assert balanced(last(sink))
+
+
+@pytest.mark.parametrize("place", ["line", "offer", "report"])
+def test_program_that_leaves_no_room_loses_nothing(
+    place: str, pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the recursion limit strikes the dispatcher, it goes on with what it had at hand."""  # faults C7, T9
+    owner, name = {"line": (Lines, "line"), "offer": (Lane, "offer"), "report": (Dispatcher, "_report_losses")}[place]
+    unharmed, calls = getattr(owner, name), itertools.count()
+
+    def struck(*args: Any) -> Any:
+        if next(calls) % 3 == 1:
+            raise RecursionError
+        return unharmed(*args)
+
+    monkeypatch.setattr(owner, name, struck)
+    sinks = MemorySink(), MemorySink()
+    pipeline.call(20)
+    pipeline.start(*sinks)
+    pipeline.stop()
+
+    for sink in sinks:
+        assert kinds(sink) == ["ENTER", "EXIT"] * 20 + ["STOP"]
+        assert sorted(event["seq"] for event in sink.events) == [*range(41)]
+        assert balanced(last(sink))
+
+
+def test_thread_survives_what_is_thrown_into_it(pipeline: Pipeline, wait_until: Callable[..., Any]) -> None:
+    """An exception that somebody sets asynchronously is counted, and the next turn comes."""  # fault T9
+    sink = MemorySink()
+    threads: list[int] = []
+    pipeline.dispatcher.after_turn = lambda: threads.append(threading.get_ident())
+    pipeline.start(sink)
+    wait_until(lambda: threads)
+    ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(threads[0]), ctypes.py_object(SystemExit))
+    wait_until(lambda: pipeline.recorder.state.failures)
+    pipeline.call()
+    wait_until(lambda: sink.batches)
+
+    assert set(threads) == {threads[0]}
+    assert kinds(sink) == ["ENTER", "EXIT"]
 
 
 def test_full_queue_is_a_loss_for_all_sinks(pipeline: Pipeline) -> None:

@@ -200,7 +200,7 @@ class Mute(Exception):
         raise ValueError
 
 
-@pytest.mark.parametrize("raised", [ValueError("x"), SystemExit(3), KeyboardInterrupt(), Mute(), MemoryError()])
+@pytest.mark.parametrize("raised", [ValueError("x"), SystemExit(3), KeyboardInterrupt(), Mute()])
 def test_whatever_a_sink_raises_is_tried_three_times(raised: BaseException, lanes: Lanes) -> None:
     """Any exception is caught on the lane's thread: two are retried, the third costs the batch."""  # fault S18
     sink = MemorySink(failures=[raised] * 5)
@@ -212,6 +212,47 @@ def test_whatever_a_sink_raises_is_tried_three_times(raised: BaseException, lane
     assert seqs(sink) == [1]
     assert (lane.delivered, lane.losses.events) == (1, 1)
     assert all(type(raised).__name__ in warning for warning in lanes.warnings)
+
+
+@pytest.mark.parametrize("raised", [RecursionError(), MemoryError()])
+def test_program_that_leaves_no_room_loses_nothing(raised: BaseException, lanes: Lanes) -> None:
+    """While the recursion limit or memory is too small for a lane, it waits; nobody is told."""  # fault C7
+    sink = MemorySink(failures=[raised] * 20)
+    lane = lanes.start(sink)
+    lane.offer(lanes.chunk(statement(0)))
+    settle(lane)
+
+    assert (seqs(sink), lane.delivered, lane.losses.events, lanes.warnings) == ([0], 1, 0, [])
+
+
+def test_sink_that_never_has_room_is_given_up(lanes: Lanes, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that recurses without end fails like any other, after a while."""
+    monkeypatch.setattr(lane_module, "MAX_STARVED_S", 0.05)
+    sink = MemorySink(failures=[RecursionError("deep")] * 1_000)
+    lane = lanes.start(sink)
+    lane.offer(lanes.chunk(statement(0)))
+    settle(lane)
+
+    assert (lane.losses.events, lanes.warnings) == (1, ["sink toy: RecursionError: deep"] * 3)
+
+
+def test_thread_goes_on_after_what_strikes_it(lanes: Lanes, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An exception in the lane's own code ends neither the thread nor what it had at hand."""  # fault T9
+    sink = MemorySink()
+    attempt, strikes = Lane._attempt, [SystemExit(), KeyboardInterrupt(), RecursionError()]
+
+    def struck(self: Lane, batch: Batch) -> str:
+        if strikes:
+            raise strikes.pop()
+        return attempt(self, batch)
+
+    monkeypatch.setattr(Lane, "_attempt", struck)
+    lane = lanes.start(sink)
+    lane.offer(lanes.chunk(statement(0)))
+    lane.offer(lanes.chunk(statement(1)))
+    settle(lane)
+
+    assert (seqs(sink), lane.delivered, strikes) == ([0, 1], 2, [])
 
 
 def test_sink_cannot_change_its_batch(lanes: Lanes) -> None:
