@@ -16,7 +16,9 @@ ROOT = Path(__file__).resolve().parents[1]
 AGENT, PLUGINS, CHAT = ROOT / "agent/flowtrace", ROOT / "plugins/flowtrace_plugins", ROOT / "sample_app"
 
 LAYERS = {  # a module imports from its own layer and from those above it in this table, CONTRIBUTING says why
-    "leaves": ["errors", "events", "hooks", "constants", "introspection", "positions", "assembly"],
+    "leaves": [
+        "errors", "events", "hooks", "constants", "introspection", "positions", "assembly", "tracecontext",
+    ],
     "pure": [
         "explanations", "quantities", "config", "selection", "redaction", "renderings", "shapes", "values",
         "instrument",

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeAlias, TypeVar
 
 from flowtrace import constants
-from flowtrace.config import Capture, Config, Rule
+from flowtrace.config import Capture, Config, Rule, RuleSampling
 from flowtrace.importer import is_main_program
 from flowtrace.instrument import IS_FUNCTION, Function, instrument, pairs
 from flowtrace.patcher import WILDCARDS, Place, Traced, Wrapper, assign, functions, outermost, places, wrap
@@ -248,7 +248,17 @@ class Attachment:
 
     def _functions(self, module: str, qualname: str, line: int, rule: Rule | None) -> Functions:
         capture = rule.capture_over(self._capture) if rule else self._capture
-        target = Target(module, qualname, line, self.encoder(capture), args=capture.args, result=capture.result)
+        sampling = rule.sampling if rule else RuleSampling()
+        target = Target(
+            module,
+            qualname,
+            line,
+            self.encoder(capture),
+            args=capture.args,
+            result=capture.result,
+            rate=sampling.rate,
+            max_per_second=sampling.max_per_second,
+        )
         return self._known(self._recorder.functions(target))
 
     def _suspendable(self, functions: Functions) -> Suspendable:

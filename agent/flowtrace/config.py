@@ -68,6 +68,27 @@ class CaptureOverride(Options, frozen=True, kw_only=True, omit_defaults=True):
         check_range(self, max_bytes=("64B", "16MiB"))
 
 
+Rate = Annotated[float, Meta(ge=0, le=1, description="The share of traces that is recorded, from 0.0 to 1.0.")]
+
+
+class Sampling(Options, frozen=True, kw_only=True):
+    """Which traces are recorded; a trace is recorded with all its calls or not at all."""
+
+    rate: Rate = 1.0
+
+
+class RuleSampling(Options, frozen=True, kw_only=True):
+    """What a rule changes of `sampling` for its functions, and how often each of them is recorded at most."""
+
+    rate: Annotated[
+        Rate | None, Meta(description="The share that is recorded of the traces that begin with such a function.")
+    ] = None
+    max_per_second: Annotated[
+        Annotated[int, Meta(ge=1, le=2**31)] | None,
+        Meta(description="How many calls of each function are recorded in a second; those beyond are counted only."),
+    ] = None
+
+
 class Rule(Options, frozen=True, kw_only=True):
     """Which functions are traced; the first rule that matches a function decides."""
 
@@ -88,6 +109,9 @@ class Rule(Options, frozen=True, kw_only=True):
     capture: Annotated[
         CaptureOverride, Meta(description="What differs from the general `capture` for these functions.")
     ] = CaptureOverride()
+    sampling: Annotated[
+        RuleSampling, Meta(description="What differs from the general `sampling` for these functions.")
+    ] = RuleSampling()
 
     def __post_init__(self) -> None:
         for name in ("modules", "include", "exclude"):
@@ -133,10 +157,36 @@ class Redact(Options, frozen=True, kw_only=True):
     ] = True
 
 
-class Sampling(Options, frozen=True, kw_only=True):
-    """Which traces are recorded; a trace is recorded with all its calls or not at all."""
+class Keep(Options, frozen=True, kw_only=True):
+    """Which recorded traces are delivered, decided when they have ended. They wait in memory until then."""
 
-    rate: Annotated[float, Meta(ge=0, le=1, description="The share of traces that is recorded, from 0.0 to 1.0.")] = 1.0
+    slower_than: Annotated[
+        Duration | None, Meta(description="Deliver a trace that took longer. Without it, time is no reason.")
+    ] = None
+    errors: Annotated[bool, Meta(description="Deliver a trace in which a call has raised an exception.")] = True
+    max_wait: Annotated[Duration, Meta(description="What has not ended after this time is decided part by part.")] = (
+        Duration("10s")
+    )
+    max_bytes: Annotated[Size, Meta(description="How much may wait; beyond, the oldest is decided part by part.")] = (
+        Size("16MiB")
+    )
+
+    def __post_init__(self) -> None:
+        ranges = {"max_wait": ("10ms", "1h"), "max_bytes": ("64KiB", "64GiB")}
+        if self.slower_than is not None:
+            ranges["slower_than"] = ("0", "1d")
+        check_range(self, **ranges)
+
+
+class Propagation(Options, frozen=True, kw_only=True):
+    """How traces are connected with those of other processes: W3C trace context."""
+
+    accept: Annotated[
+        bool, Meta(description="Continue the trace of a request's `traceparent`, and of the variable TRACEPARENT.")
+    ] = True
+    send: Annotated[
+        bool, Meta(description="Give `traceparent` to outgoing HTTP requests, and TRACEPARENT to other programs.")
+    ] = True
 
 
 class Queue(Options, frozen=True, kw_only=True):
@@ -183,6 +233,10 @@ class Config(Options, frozen=True, kw_only=True):
     capture: Annotated[Capture, Meta(description="What is recorded of arguments and results.")] = Capture()
     redact: Annotated[Redact, Meta(description="What is hidden of them.")] = Redact()
     sampling: Annotated[Sampling, Meta(description="Which traces are recorded.")] = Sampling()
+    keep: Annotated[
+        Keep | None, Meta(description="Which of them are delivered, by how they went; without it, all are.")
+    ] = None
+    propagation: Annotated[Propagation, Meta(description="How traces go on in other processes.")] = Propagation()
     queue: Annotated[Queue, Meta(description="How much may wait, and what happens beyond.")] = Queue()
     flush: Annotated[Flush, Meta(description="When waiting events are sent on.")] = Flush()
     sinks: Annotated[

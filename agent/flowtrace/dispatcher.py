@@ -26,6 +26,7 @@ from flowtrace.recorder import RECORD_BYTES, Recorder
 
 MOST_TURN_S = 0.5  # however rarely events are flushed, requests from outside are looked for
 BATCH_EVENTS = 2_048  # a batch is handed on when it has so many events
+LIMIT_REPORT_NS = 1_000_000_000
 RESERVE_S = 0.25  # of the time for shutdown, kept for the STOP event and for closing the sinks
 
 
@@ -49,6 +50,7 @@ class Dispatcher:
         self._stop_at: float | None = None
         self._is_running = False
         self._reported_loss = (0, 0, time.monotonic_ns())
+        self._reported_limits: dict[int, tuple[int, int]] = {}  # calls left out so far, and when that was
         self._losses = Losses()  # common to all lanes
         self._open_calls = 0
         self._taken: list[Record] = []  # off the queue, and not yet offered to all lanes
@@ -90,7 +92,7 @@ class Dispatcher:
         """Put one of the agent's own events on the queue, from any thread.
 
         Args:
-            name: START, ATTACH, LOSS or STOP.
+            name: START, ATTACH, LIMIT, LOSS or STOP.
             fields: What it says, in this order, as JSON values.
         """
         self._push(name, None, **fields)
@@ -144,6 +146,7 @@ class Dispatcher:
         self._recorder.state.woken = False
         self._drain()
         self._report_losses()
+        self._report_limits()
         self.after_turn()
 
     def _drain(self) -> None:
@@ -212,6 +215,20 @@ class Dispatcher:
         for lane in self.lanes:
             for loss in lane.losses.take():
                 self._report(lane.name, loss)
+
+    def _report_limits(self) -> None:
+        """What functions were called more often than their rules let be recorded: once a second for each."""
+        now = self._recorder.clock()
+        for number, limit in enumerate(self._recorder.limits):
+            reported, since = self._reported_limits.get(number, (0, now))
+            calls = limit.left_out - reported
+            if not calls:
+                self._reported_limits[number] = (reported, now)
+            elif now - since >= LIMIT_REPORT_NS or self._stop_at is not None:
+                self._reported_limits[number] = (limit.left_out, now)
+                place = {"module": limit.target.module, "function": limit.target.qualname}
+                times = {"from": self._lines.millis(since), "to": self._lines.millis(now)}
+                self.state("LIMIT", **place, perSecond=limit.per_second, calls=calls, **times)
 
     def _report(self, sink: str | None, loss: Loss) -> None:
         since, until = (self._lines.millis(time_ns) for time_ns in (loss.since_ns, loss.until_ns))

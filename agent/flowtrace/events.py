@@ -19,14 +19,17 @@ SCHEMA_VERSION = 1
 ENTER = 0
 EXIT = 1
 EXCEPTION = 2
-STATEMENT = 3  # START, ATTACH, LOSS and STOP: the fields come ready-made
+STATEMENT = 3  # START, ATTACH, LIMIT, LOSS and STOP: the fields come ready-made
 
 NO_RESULT = b"null"  # the payload of an EXIT that returns None
 NOT_CAPTURED = b""  # the payload where the config says not to capture
 
 
 class Enter(NamedTuple):
-    """The shape of an ENTER record. The span's number is ``seq``. Times are monotonic nanoseconds."""
+    """The shape of an ENTER record. The span's number is ``seq``. Times are monotonic nanoseconds.
+
+    ``request`` is what a call below no other is about, as a JSON object.
+    """
 
     kind: int
     target: int
@@ -37,6 +40,7 @@ class Enter(NamedTuple):
     trace: int | str
     parent: int | str | None
     args: bytes
+    request: bytes | None = None
 
 
 class Leave(NamedTuple):
@@ -188,6 +192,8 @@ class Lines:
         if kind == ENTER:
             span = seq
             event, value = b"ENTER", b'"args":' + (self._value(payload) if payload else b"null")
+            if record[9]:
+                tail = b'%b,"request":%b' % (tail, record[9])
         else:
             _, _, _, _, _, _, _, _, _, span, duration_ns, active_ns, ended = record
             micros = duration_ns // 1000

@@ -5,7 +5,8 @@ no plugin, no thread start; nothing raises; what goes on the queue is a flat tup
 decided once is decided in `Recorder.functions`, when a function is instrumented.
 
 A span's number is the ``seq`` of its ENTER. The current span is a tuple ``(trace, span)`` in a ContextVar, or None
-outside any; LOST and SKIPPED stand for a span that is not recorded, and no call below such a one is.
+outside any; LOST and SKIPPED stand for a span that is not recorded, and no call below such a one is. An `Entry`
+without a span stands there where a request has begun, and no call of a target yet.
 
 Counters are plain ints: with the GIL, CPython switches threads and runs signal handlers only at calls and
 backward jumps, never inside ``state.lost_calls += 1``.
@@ -27,8 +28,9 @@ from typing import Any, NamedTuple, Protocol, TypeAlias
 
 from flowtrace.constants import FOLDER, Raised, name_of, named
 from flowtrace.events import ENTER, EXCEPTION, EXIT, NO_RESULT, NOT_CAPTURED, Record
+from flowtrace.tracecontext import Remote
 
-Current: TypeAlias = tuple[int | str, int | str]
+Current: TypeAlias = "tuple[int | str, int | str] | tuple[Entry, None]"
 Flow: TypeAlias = tuple[Any, ...]
 
 LOST: Current = ("lost", 0)
@@ -52,7 +54,12 @@ class Encodes(Protocol):
 
 
 class Target(NamedTuple):
-    """A function that is traced: its static data, and how its values are encoded."""
+    """A function that is traced: its static data, how its values are encoded, and how often it is recorded.
+
+    Attributes:
+        rate: The share that is recorded of the traces that begin with it; None: that of all.
+        max_per_second: How many of its calls are recorded in a second; None: all.
+    """
 
     module: str
     qualname: str
@@ -60,6 +67,42 @@ class Target(NamedTuple):
     encoder: Encodes
     args: bool = True
     result: bool = True
+    rate: float | None = None
+    max_per_second: int | None = None
+
+
+class Entry:
+    """Where a trace begins, or goes on from elsewhere: its first call is yet to come. All its calls are of one trace.
+
+    Args:
+        remote: The call in another process that this is below.
+        describe: Gives a JSON object about the request, for events of calls that are below no other; must not raise.
+    """
+
+    __slots__ = ("describe", "is_sampled", "parent", "remote", "trace")
+
+    def __init__(self, remote: Remote | None = None, describe: Callable[[], bytes | None] = lambda: None) -> None:
+        self.remote, self.describe = remote, describe
+        self.trace: int | str | None = remote.trace if remote else None
+        self.parent = remote.span if remote else None
+        self.is_sampled = remote.is_sampled if remote else None  # None: its first call decides
+
+
+class Limit:
+    """How many calls of a function are recorded in a second; those beyond are left out with all below them."""
+
+    def __init__(self, target: Target, per_second: int) -> None:
+        self.target, self.per_second = target, per_second
+        self._second = self._used = 0
+        self.left_out = 0  # ever growing
+
+    def admits(self, now_ns: int) -> bool:
+        """Whether one more may be recorded now."""
+        second = now_ns // 1_000_000_000
+        if second != self._second:
+            self._second, self._used = second, 0
+        self._used += 1
+        return self._used <= self.per_second
 
 
 class Functions(NamedTuple):
@@ -73,8 +116,9 @@ class State:
     """Counters and limits that the recorder and the dispatcher share; each field has one kind of writer."""
 
     __slots__ = (
-        "block_ns", "drained_bytes", "failures", "first", "lost_calls", "lost_events", "max_bytes", "max_events",
-        "queued_bytes", "rate", "skipped_calls", "strict", "suppressed_calls", "task_name", "wake", "wake_at", "woken",
+        "block_ns", "drained_bytes", "elsewhere", "failures", "first", "lost_calls", "lost_events", "max_bytes",
+        "max_events", "queued_bytes", "rate", "skipped_calls", "strict", "suppressed_calls", "task_name", "wake",
+        "wake_at", "woken",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -88,6 +132,7 @@ class State:
         self.lost_calls = self.lost_events = 0
         self.skipped_calls = self.suppressed_calls = self.failures = 0
         self.task_name: Callable[[], str | None] = lambda: None
+        self.elsewhere: Callable[[], Remote | None] | None = None  # where another tracer of this process is
         self.wake: Callable[[], object] = lambda: None
         self.wake_at = 1 << 60  # events waiting, from which on the dispatcher is woken early
         self.woken = False
@@ -128,6 +173,7 @@ class Recorder:
         self.seq = itertools.count()
         self.current: contextvars.ContextVar[Current | None] = contextvars.ContextVar("flowtrace", default=None)
         self.targets: list[Target] = []
+        self.limits: list[Limit] = []
         self._local = _thread._local()
 
     def thread(self) -> Thread:
@@ -168,7 +214,7 @@ class Recorder:
         encode_arguments = target.encoder.arguments if target.args else _no_arguments
         encode_result = target.encoder.result if target.result else _no_result
         encode_exception = target.encoder.exception
-        failed, wait_for_room = self._failed, self._wait_for_room
+        failed, wait_for_room, begin, rate = self._failed, self._wait_for_room, self._begin, target.rate
 
         def enter(values: dict[str, object]) -> Flow | None:
             flow = me = None
@@ -183,12 +229,15 @@ class Recorder:
                     return None
                 me.busy = True
                 me.raised = None
-                above = current()
-                if above is None:
-                    if state.rate < 1.0 and random.random() >= state.rate:
-                        state.skipped_calls += 1
-                        set_current(SKIPPED)
-                        return (None, -1, 0, None, 0, None)
+                above: Any = current()
+                entry = None
+                if above is None or above[1] is None:
+                    if above is not None or (state.rate if rate is None else rate) < 1.0 or state.elsewhere is not None:
+                        entry = begin(above, rate)
+                        if entry is None:
+                            state.skipped_calls += 1
+                            set_current(SKIPPED)
+                            return (above, -1, 0, None, 0, None)
                 elif above is LOST:
                     state.lost_calls += 1
                     state.lost_events += 2  # its EXIT will not be recorded either
@@ -220,15 +269,21 @@ class Recorder:
                 task = state.task_name()
                 thread = me.id
                 span = next_seq()
-                if above is None:
-                    trace: int | str = span
-                    parent: int | str | None = None
+                trace: Any
+                parent: Any
+                request = None
+                if entry is not None:
+                    if entry.trace is None:
+                        entry.trace = span
+                    trace, parent, request = entry.trace, entry.parent, entry.describe()
+                elif above is None:
+                    trace, parent = span, None
                 else:
                     trace, parent = above
                 now = clock()
                 flow = (above, span, trace, parent, now, task)
                 state.queued_bytes += size
-                push((ENTER, index, span, now, thread, task, trace, parent, args))
+                push((ENTER, index, span, now, thread, task, trace, parent, args, request))
                 set_current((trace, span))
                 return flow
             except BaseException as error:  # noqa: BLE001  # the gate decides what goes on
@@ -274,12 +329,42 @@ class Recorder:
                         payload, span, now - started, active_ns, ended,
                     ))  # fmt: skip
 
+        def enter_within(values: dict[str, object]) -> Flow | None:
+            try:
+                above = current()
+                if above is LOST or above is SKIPPED or limit.admits(clock()):
+                    return enter(values)
+                limit.left_out += 1
+                state.skipped_calls += 1
+                set_current(SKIPPED)
+                return (above, -1, 0, None, 0, None)
+            except BaseException as error:  # noqa: BLE001
+                failed(error)
+                return None
+
         def name(part: str) -> str:
             return name_of(part, target.module, target.qualname, target.line)
 
-        named(enter, name("enter"))
+        admitted = enter
+        if target.max_per_second is not None:
+            limit = Limit(target, target.max_per_second)
+            self.limits.append(limit)
+            admitted = enter_within
+        named(admitted, name("enter"))
         named(leave, name("leave"))
-        return Functions(enter, leave)
+        return Functions(admitted, leave)
+
+    def _begin(self, above: Any, rate: float | None) -> Entry | None:
+        """What a call below no other is part of; None where its trace is not recorded."""
+        state = self.state
+        entry: Entry = Entry() if above is None else above[0]
+        remote = state.elsewhere() if state.elsewhere is not None else None
+        if remote is not None:
+            entry = Entry(remote, entry.describe)
+        if entry.is_sampled is None:
+            rate = state.rate if rate is None else rate
+            entry.is_sampled = rate >= 1.0 or random.random() < rate
+        return entry if entry.is_sampled else None
 
     def _wait_for_room(self) -> bool:
         """Under ``overflow: block``: sleep until there is room or the time is over. The guard is on all the while."""

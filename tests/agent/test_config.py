@@ -125,7 +125,7 @@ def test_rule_overrides_capture() -> None:
     [
         ([], "expected a mapping, got a list"),
         ({"capture": {"max_itms": 3}}, "capture.max_itms: unknown key; did you mean 'max_items'?"),
-        ({"zzz": 3}, "zzz: unknown key; known: capture, flush, queue, redact, "),
+        ({"zzz": 3}, "zzz: unknown key; known: capture, flush, keep, propagation, "),
         ({"capture": {"max_items": "ten"}}, "capture.max_items: expected a whole number, got 'ten'"),
         ({"capture": {"max_items": True}}, "capture.max_items: expected a whole number, got true"),
         ({"capture": {"max_items": -1}}, "capture.max_items: expected a whole number >= 0, got -1"),

@@ -290,6 +290,25 @@ def test_full_queue_is_a_loss_for_all_sinks(pipeline: Pipeline) -> None:
     assert balanced(stop)
 
 
+def test_limit_is_reported_when_it_acts(pipeline: Pipeline) -> None:
+    """How many calls of which function it has left out: at the end at the latest, and each of them once."""
+    sink = MemorySink()
+    hot = pipeline.recorder.functions(Target("m", "C.hot", 1, Shown(), max_per_second=1 << 31))
+    for _ in range(3):
+        hot.leave(hot.enter({}), None)
+    [limit] = pipeline.recorder.limits
+    limit.per_second = 0
+    for _ in range(5):
+        hot.leave(hot.enter({}), None)
+    pipeline.start(sink)
+    pipeline.stop()
+
+    [event] = [event for event in sink.events if event["event"] == "LIMIT"]
+    assert (event["module"], event["function"], event["perSecond"], event["calls"]) == ("m", "C.hot", 0, 5)
+    assert event["from"] <= event["to"]
+    assert (last(sink)["skippedCalls"], last(sink)["lost"]) == (5, {"sink0": 0})
+
+
 def test_loss_of_one_sink_is_told_to_all(pipeline: Pipeline, wait_until: Callable[..., Any]) -> None:
     """A batch that one sink never takes reaches the other, and both are told."""  # fault S18
     bad = MemorySink(failures=[SinkError("no", retry=False)])

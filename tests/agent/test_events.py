@@ -47,7 +47,7 @@ plain = st.recursive(
 payloads = plain.map(orjson.dumps)
 enters = st.builds(
     Enter, st.just(ENTER), st.just(0), numbers, numbers, numbers, st.none() | texts, traces, st.none() | spans,
-    payloads | st.just(NOT_CAPTURED),
+    payloads | st.just(NOT_CAPTURED), st.none() | st.just(b'{"method":"GET"}'),
 )  # fmt: skip
 leaves = st.builds(
     Leave, st.sampled_from([EXIT, EXCEPTION]), st.just(0), numbers, numbers, numbers, st.none() | texts, traces,
@@ -92,6 +92,8 @@ def test_each_record_is_one_line_in_the_fields_order(record: Record, as_text: bo
     event = strict(lines(as_text=as_text).line(tuple(record)))
 
     added = [name for name in ("task",) if record[5] is not None]
+    if record[0] == ENTER and record[9]:
+        added.append("request")
     if record[0] != ENTER:
         added = [
             name for name, value in (("activeMicros", record[11]), ("ended", record[12])) if value is not None
@@ -209,7 +211,7 @@ def test_fields_are_the_documented_ones(record: Record, as_text: bool) -> None:
 
     expected = documented(event["event"])
     assert list(event) == [name for name in expected if name in event]
-    assert {*expected} - {*event} <= {"task", "activeMicros", "ended"}
+    assert {*expected} - {*event} <= {"task", "activeMicros", "ended", "request"}
     for name in {"timestamp", "seq", "pid", "durationMicros", "durationMillis", "activeMicros"} & event.keys():
         assert type(event[name]) is int
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import collections
+import contextvars
 import gc
 import itertools
 import json
+import random
 import signal
 import sys
 import threading
@@ -18,8 +20,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flowtrace.events import ENTER
-from flowtrace.recorder import RECORD_BYTES
-from tests.agent.engine import Engine, Shown, plain
+from flowtrace.recorder import RECORD_BYTES, SKIPPED, Entry, Functions, Target
+from flowtrace.tracecontext import Remote
+from tests.agent.engine import Engine, Shown, Span, plain
 
 TREE = "def node(children):\n    for child in children:\n        node(child)\n"
 trees: st.SearchStrategy[Any] = st.recursive(
@@ -492,3 +495,151 @@ def test_values_are_not_captured_where_the_target_says_so() -> None:
     leave(enter({"a": 1}), 2)
 
     assert [record[8] for record in engine.recorder.queue] == [b"", b""]
+
+
+# -- where traces begin ----------------------------------------------------------------------------------------------
+
+TRACE, SPAN = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
+NESTED = "def outer():\n  return inner()\ndef inner():\n  return 1\n"
+
+
+def begun(engine: Engine, entry: Entry, *calls: Callable[[], object]) -> list[Span]:
+    """The spans of calls made in a request."""
+
+    def request() -> None:
+        engine.recorder.current.set((entry, None))
+        for call in calls:
+            call()
+            assert engine.recorder.current.get() == (entry, None)
+
+    contextvars.copy_context().run(request)
+    return engine.spans()
+
+
+def test_trace_goes_on_from_elsewhere() -> None:
+    """The first calls of a request are below the call that has sent it, in its trace, and say what it is about."""
+    engine = Engine()
+    module = engine.load(NESTED)
+    entry = Entry(Remote(TRACE, SPAN), lambda: b'{"method":"GET"}')
+
+    outer, inner, again, _ = begun(engine, entry, module.outer, module.outer)
+
+    assert (outer.parent, again.parent, inner.parent) == (SPAN, SPAN, outer.seq)
+    assert {outer.trace, again.trace, inner.trace} == {TRACE}
+    requests = [record[9] for record in engine.recorder.queue if record[0] == ENTER]
+    assert requests == [b'{"method":"GET"}', None, b'{"method":"GET"}', None]
+
+
+def test_request_is_one_trace() -> None:
+    """Also where it brings none, and several calls are made in it one after the other."""
+    engine = Engine()
+    module = engine.load(NESTED)
+
+    outer, inner, again, _ = begun(engine, Entry(), module.outer, module.outer)
+
+    assert (outer.parent, again.parent) == (None, None)
+    assert (outer.trace, inner.trace, again.trace) == (outer.seq, outer.seq, outer.seq)
+
+
+@pytest.mark.parametrize("is_sampled", [True, False])
+def test_what_was_decided_elsewhere_holds(is_sampled: bool) -> None:
+    """A trace that is recorded there is recorded here, whatever the rates; one that is not, is not."""
+    engine = Engine()
+    engine.recorder.state.rate = 0.0 if is_sampled else 1.0
+    module = engine.load(NESTED)
+
+    spans = begun(engine, Entry(Remote(TRACE, SPAN, is_sampled)), module.outer)
+
+    assert len(spans) == 2 * is_sampled
+    assert engine.recorder.state.skipped_calls == 2 * (not is_sampled)
+
+
+@given(rate=st.floats(0, 1), seed=st.integers(0, 2**32))
+def test_request_is_recorded_whole_or_not_at_all(rate: float, seed: int) -> None:
+    """Its first call decides for all."""
+    engine = Engine()
+    engine.recorder.state.rate = rate
+    module = engine.load(NESTED)
+    random.seed(seed)
+
+    assert len(begun(engine, Entry(), *[module.outer] * 5)) in (0, 10)
+
+
+def test_rules_have_rates_of_their_own() -> None:
+    """The rate of the function that a trace begins with counts; below it, none does."""
+    engine = Engine()
+    engine.recorder.state.rate = 0.0
+    rates = {"outer": 1.0, "inner": 0.0}
+    parts = {name: engine.recorder.functions(Target("m", name, 1, Shown(), rate=rate)) for name, rate in rates.items()}
+
+    outer = parts["outer"].enter({})
+    inner = parts["inner"].enter({})
+    parts["inner"].leave(inner, None)
+    parts["outer"].leave(outer, None)
+    parts["inner"].leave(parts["inner"].enter({}), None)
+
+    assert [span.parent for span in engine.spans()] == [None, 0]
+    assert engine.recorder.state.skipped_calls == 1
+    assert engine.here() is None
+
+
+def test_rate_of_a_rule_does_not_switch_on() -> None:
+    """What is switched off stays so."""
+    engine = Engine()
+    engine.recorder.state.rate, engine.recorder.state.wake_at = -1.0, 0
+    parts = engine.recorder.functions(Target("m", "f", 1, Shown(), rate=1.0))
+
+    parts.leave(parts.enter({}), None)
+
+    assert engine.spans() == []
+
+
+@pytest.mark.parametrize("entry", [None, Entry(describe=lambda: b"{}")])
+def test_trace_of_another_tracer_is_joined(entry: Entry | None) -> None:
+    """What that one says is nearer than what the request brought."""
+    engine = Engine()
+    engine.recorder.state.elsewhere = lambda: Remote(TRACE, SPAN)
+    module = engine.load(NESTED)
+
+    outer, inner = begun(engine, entry, module.outer) if entry else (module.outer(), engine.spans())[1]
+
+    assert (outer.trace, outer.parent, inner.parent) == (TRACE, SPAN, outer.seq)
+    assert engine.recorder.queue[0][9] == (b"{}" if entry else None)
+
+
+def limited(engine: Engine, per_second: int) -> Functions:
+    """The functions of a target with a limit."""
+    return engine.recorder.functions(Target("m", "hot", 1, Shown(), max_per_second=per_second))
+
+
+def test_function_is_recorded_so_often_in_a_second() -> None:
+    """Calls beyond that are left out with all below them, and counted; the next second begins anew."""
+    now = [0]
+    engine = Engine(clock=lambda: now[0])
+    hot, module = limited(engine, 3), engine.load(NESTED)
+
+    for second in range(2):
+        now[0] = second * 1_000_000_000 + 5
+        for _ in range(5):
+            flow = hot.enter({})
+            module.outer()
+            hot.leave(flow, None)
+
+    assert len(engine.spans()) == 2 * 3 * 3
+    assert all(len(span.ends) == 1 for span in engine.spans())
+    assert [limit.left_out for limit in engine.recorder.limits] == [4]
+    assert engine.recorder.state.skipped_calls == 4 * 3
+    assert engine.here() is None
+
+
+def test_calls_that_are_not_recorded_anyway_use_up_no_limit() -> None:
+    """Neither those below a call that was left out, nor those that the limit itself has left out."""
+    engine = Engine()
+    hot = limited(engine, 1)
+    engine.recorder.current.set(SKIPPED)
+
+    for _ in range(3):
+        hot.leave(hot.enter({}), None)
+
+    assert engine.recorder.limits[0].left_out == 0
+    assert engine.recorder.limits[0].admits(engine.recorder.clock())
