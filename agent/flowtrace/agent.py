@@ -32,6 +32,7 @@ from flowtrace.importer import Importer
 from flowtrace.lane import Lane
 from flowtrace.plugins import Registry, load
 from flowtrace.recorder import Recorder
+from flowtrace.splices import Splices
 
 MAX_TURN_NS = 1_000_000_000  # however long `flush.interval` is, whoever asks by `flowtrace ctl` waits no longer
 
@@ -67,7 +68,8 @@ class Agent:
             say=lambda name, **fields: self._dispatcher.state(name, **fields),
             warn=self.warnings.warn,
         )
-        self._importer = Importer(self.attachment)
+        self.splices = Splices(self.recorder)
+        self._importer = Importer(self.attachment, self.splices)
         for problem in self._registry.problems:
             self.warnings.warn(str(problem))
 
@@ -79,6 +81,7 @@ class Agent:
         self._open()
         constants.resolve = self.attachment.resolve
         self._importer.install()
+        self.splices.imported()
         self.attachment.attach_imported()  # what Python and the agent have imported
         atexit.register(self._at_exit)
         silence = self._fork_silence
@@ -113,7 +116,11 @@ class Agent:
 
     def switch(self, *, on: bool) -> int:
         """Record calls or not, from now on; returns how many functions were switched."""
+        if on:  # attached code stands around spliced code
+            self.splices.switch(on=True)
         switched = self.attachment.switch(on=on)
+        if not on:
+            self.splices.switch(on=False)
         self._limit()
         return switched
 
@@ -127,7 +134,8 @@ class Agent:
         for key in fixed:
             if getattr(resolved.config, key) != getattr(self._config, key):
                 raise ConfigError("cannot be changed without a restart; the old configuration stays", key=key)
-        changed = self.attachment.reload(resolved.config, project=resolved.project)
+        with self.splices.in_place():
+            changed = self.attachment.reload(resolved.config, project=resolved.project)
         self._config = resolved.config
         self._limit()
         lanes, queue = self._dispatcher.lanes, resolved.config.queue

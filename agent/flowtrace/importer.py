@@ -5,7 +5,7 @@ Three doors, each opened once and closed again by `Importer.remove`:
 - a finder in front of all others, which finds nothing itself: it asks wrapt for a post-import hook for each name that
   may be a target (wrapt knows exact names only, and its own finder has to stand behind ours);
 - the ``get_code`` of ``importlib``'s loaders of source and bytecode files and of zip files, so that a target's code is
-  instrumented before anything of it has run;
+  instrumented, and a library's spliced, before anything of it has run;
 - a path hook for scripts: ``python app.py`` asks no loader for its code, but before it runs the file it asks
   ``sys.path_hooks`` whether the file is something to import ``__main__`` from, as a zip file would be.
 """
@@ -26,6 +26,7 @@ from typing import Any, Protocol
 from flowtrace.constants import FOLDER
 from flowtrace.patcher import CALLS_WRAPPED
 from flowtrace.selection import Selection
+from flowtrace.splices import Splices
 
 
 class Attaches(Protocol):
@@ -41,10 +42,10 @@ class Attaches(Protocol):
 
 
 class Importer:
-    """Watches imports for targets."""
+    """Watches imports for targets, and for what is to be spliced."""
 
-    def __init__(self, attachment: Attaches) -> None:
-        self._attachment = attachment
+    def __init__(self, attachment: Attaches, splices: Splices) -> None:
+        self._attachment, self._splices = attachment, splices
         self._watched: set[str] = set()
         self._plain: list[tuple[Any, Any]] = []  # loaders, and their own `get_code`
 
@@ -118,13 +119,14 @@ class Importer:
         return get_code
 
     def _instrumented(self, loader: Any, name: str, code: types.CodeType | None) -> types.CodeType | None:
-        try:
-            path = loader.get_filename(name)
-            if type(code) is not types.CodeType or self._attachment.selection.module(name, path) is None:
-                return code
-            return self._attachment.instrument([name], path, code)
-        except Exception:  # noqa: BLE001
+        if type(code) is not types.CodeType:
             return code
+        result = spliced = self._splices.code(name, code)
+        with contextlib.suppress(Exception):
+            path = loader.get_filename(name)
+            if self._attachment.selection.module(name, path) is not None:
+                result = self._attachment.instrument([name], path, spliced)
+        return result if spliced is code or self._splices.is_on else code
 
     def _script_importer(self, path: str) -> _ScriptImporter:
         """The path hook: an importer of ``__main__`` for a script that is a target.

@@ -67,7 +67,10 @@ class Function(NamedTuple):
 
 
 class Parts(Protocol):
-    """What a traced body calls; of bodies that can be suspended also ``suspend(flow)`` and ``resumed(flow)``."""
+    """What a traced body calls; of bodies that can be suspended also ``suspend(flow)`` and ``resumed(flow)``.
+
+    ``self`` and ``cls`` are left out of the arguments, unless there is an attribute ``wants_self`` that is true.
+    """
 
     @property
     def enter(self) -> Callable[[dict[str, object]], Any]:
@@ -214,6 +217,7 @@ class _Body:
         self._targets = {each.target for each in self._body}
         self._cold: list[Instruction] = []  # what only exceptions lead to: behind all else
         self._thrown: Handler | None = None  # of the last place where the body is suspended
+        self._sent: Instruction | None = None  # there, what sends to what is awaited
 
     def assembled(self) -> types.CodeType:
         """The code of the traced function."""
@@ -261,13 +265,14 @@ class _Body:
         return [_handled(each, handler) for each in enter]
 
     def _arguments(self) -> Iterator[tuple[int, str]]:
-        """Numbers and names of the arguments to record: all but ``self`` and ``cls``."""
+        """Numbers and names of the arguments to record."""
         code = self._code
         count = code.co_argcount + code.co_kwonlyargcount
         count += bool(code.co_flags & _VARARGS) + bool(code.co_flags & _VARKEYWORDS)
         names = code.co_varnames[:count]
         has_self = code.co_argcount > 0 and (names[0] in ("self", "cls") or self._is_method)
-        return ((number, self._unmangled(name)) for number, name in enumerate(names) if number or not has_self)
+        first = has_self and not getattr(self._parts, "wants_self", False)
+        return ((number, self._unmangled(name)) for number, name in enumerate(names) if number >= first)
 
     def _unmangled(self, name: str) -> str:
         """The name as it is in the source, where a class has made its own of it."""
@@ -317,7 +322,7 @@ class _Body:
     # -- in between -------------------------------------------------------------------------------------------------
 
     def _traced(self) -> Iterator[Instruction]:
-        for number, each in enumerate(self._body):
+        for number, (each, following) in enumerate(zip(self._body, [*self._body[1:], None], strict=True)):
             previous = self._body[number - 1].name if number else ""
             if each.name == "RETURN_VALUE":
                 each.becomes("SWAP", 2)
@@ -326,24 +331,25 @@ class _Body:
                 each.becomes("LOAD_CONST", each.arg)
                 yield from (each, _at(each, Instruction("SWAP", 2)), *self._leave(each))
             elif each.name == "YIELD_VALUE" and each in self._depths:
-                yield from self._suspended(each, is_sent_to=previous == "SEND")
+                yield from self._suspended(each, self._body[number - 1] if previous == "SEND" else None)
             elif each.name == "YIELD_VALUE":  # nothing leads here
                 self._thrown = None
                 yield each
             elif each.name == "RESUME" and self._thrown:
                 yield from self._resumed(each, self._thrown, self._body[number + 1])
-            elif _SEND_IS_LOOKED_FOR and previous == "RESUME" and self._thrown and each.name == _JUMP_BACK:
-                yield from self._sent_again(each, self._thrown)
+            elif self._thrown and self._sent and following is self._sent.target:
+                yield from self._sent_again(each, self._sent, self._thrown)
             else:
                 yield each
 
-    def _suspended(self, place: Instruction, *, is_sent_to: bool) -> Iterator[Instruction]:
+    def _suspended(self, place: Instruction, sent: Instruction | None) -> Iterator[Instruction]:
         """From the value to be given out to the moment when the body goes on."""
         depth = self._depths[place] + 1
         self._thrown = self._thrown_in(place, depth)
         suspends = [_at(place, Instruction("YIELD_VALUE", place.arg + _DEPTH_IS_NOTED), self._thrown)]
-        if is_sent_to and _SEND_IS_LOOKED_FOR:
-            self._sent = _at(place, Instruction("SEND"))
+        self._sent = None
+        if sent and _SEND_IS_LOOKED_FOR:
+            self._sent = _at(place, Instruction("SEND", target=sent.target))
             suspends = [_at(place, Instruction("JUMP_FORWARD", target=suspends[0])), self._sent, *suspends]
         told = self._guarded(self._parts.suspend, place, self._thrown, suspends[0])
         place.becomes("LOAD_CONST", told[0].arg)  # jumps lead here
@@ -359,15 +365,15 @@ class _Body:
         place.handler = thrown
         yield from (place, *self._guarded(self._parts.resumed, place, thrown, then), then)
 
-    def _sent_again(self, place: Instruction, thrown: Handler) -> Iterator[Instruction]:
-        """The end of a loop that sends to what is awaited.
+    def _sent_again(self, place: Instruction, sent: Instruction, thrown: Handler) -> Iterator[Instruction]:
+        """What comes before that to which a SEND leads: the end of a loop that sends to what is awaited.
 
         When that takes a throw and ends, 3.11 looks for the SEND before the YIELD_VALUE and goes on where it leads:
         from there if it returned, and as if it came from the instruction before if it raised.
         """
         depth, handler = thrown.depth - 1, place.handler
         returned = self._tell(self._parts.resumed, place, depth, handler)
-        self._sent.target = returned[0]
+        sent.target = returned[0]
         place.handler = self._thrown_in(place, depth - 1)
         yield from (place, *returned)
 

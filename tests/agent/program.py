@@ -17,6 +17,7 @@ from flowtrace.config import Config, Rule
 from flowtrace.events import ENTER
 from flowtrace.importer import Importer
 from flowtrace.recorder import Recorder
+from flowtrace.splices import Splices
 
 
 class Program:
@@ -36,7 +37,8 @@ class Program:
             say=lambda name, **fields: self.said.append({"event": name, **fields}),
             warn=self.warned.append,
         )
-        self.importer = Importer(self.attachment)
+        self.splices = Splices(self.recorder)
+        self.importer = Importer(self.attachment, self.splices)
 
     def write(self, name: str, source: str) -> Path:
         """A source file of the program."""
