@@ -24,7 +24,7 @@ LAYERS = {  # a module imports from its own layer and from those above it in thi
         "instrument",
     ],
     "engines": ["recorder", "suspension", "lane", "dispatcher", "plugins"],
-    "import": ["patcher", "splices", "importer"],
+    "import": ["patcher", "splices", "carriers", "importer"],
     "root": ["announcement", "attachment", "control", "agent"],
     "edges": ["testing", "boot", "cli"],
 }  # fmt: skip

@@ -22,6 +22,7 @@ import orjson
 from flowtrace import constants
 from flowtrace.announcement import Announcement, ForkSilence, Warnings, plural
 from flowtrace.attachment import Attachment
+from flowtrace.carriers import Carriers
 from flowtrace.config import Resolved, to_json
 from flowtrace.control import Control, Origin, Request
 from flowtrace.dispatcher import Dispatcher
@@ -33,6 +34,7 @@ from flowtrace.lane import Lane
 from flowtrace.plugins import Registry, load
 from flowtrace.recorder import Recorder
 from flowtrace.splices import Splices
+from flowtrace.tracecontext import VARIABLE
 
 MAX_TURN_NS = 1_000_000_000  # however long `flush.interval` is, whoever asks by `flowtrace ctl` waits no longer
 
@@ -69,6 +71,8 @@ class Agent:
             warn=self.warnings.warn,
         )
         self.splices = Splices(self.recorder)
+        self._carriers = Carriers(self.recorder.current, self._ids, sends=lambda: self._config.propagation.send)
+        self._carriers.install(self.splices)
         self._importer = Importer(self.attachment, self.splices)
         for problem in self._registry.problems:
             self.warnings.warn(str(problem))
@@ -79,7 +83,9 @@ class Agent:
         """Open the doors to the program and the sinks."""
         self._limit()
         self._open()
-        constants.resolve = self.attachment.resolve
+        constants.resolve, constants.arrive = self.attachment.resolve, self._carriers.arrive
+        if self._config.propagation.accept:
+            self._carriers.arrive(os.environ.get(VARIABLE))
         self._importer.install()
         self.splices.imported()
         self.attachment.attach_imported()  # what Python and the agent have imported

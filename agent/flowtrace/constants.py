@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 resolve: Callable[[str], Any] | None = None  # set by a running agent
+arrive: Callable[[str | None], None] | None = None  # likewise
 
 
 SUSPENDABLE = "suspendable_"  # begins the parts of bodies that can be suspended
@@ -22,6 +23,13 @@ FOLDER = __file__.rpartition("constants.py")[0]  # the beginning of the file nam
 
 class Raised:
     """Stands for the result of a body that an exception leaves."""
+
+
+def arrived(value: Any, span: str | None) -> Any:
+    """What `flowtrace.carriers` has sent from another process, ``span`` with it, which is where this thread goes on."""
+    if arrive is not None:
+        arrive(span)
+    return value
 
 
 def without_our_frames(error: BaseException) -> None:
