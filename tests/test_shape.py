@@ -23,7 +23,7 @@ LAYERS = {  # a module imports from its own layer and from those above it in thi
         "explanations", "quantities", "config", "selection", "redaction", "renderings", "shapes", "values",
         "instrument",
     ],
-    "engines": ["recorder", "suspension", "lane", "dispatcher", "plugins"],
+    "engines": ["recorder", "suspension", "lane", "keeping", "dispatcher", "plugins"],
     "import": ["patcher", "splices", "carriers", "importer"],
     "root": ["announcement", "attachment", "control", "agent"],
     "edges": ["testing", "boot", "cli"],

@@ -144,6 +144,7 @@ class Agent:
             changed = self.attachment.reload(resolved.config, project=resolved.project)
         self._config = resolved.config
         self._limit()
+        self._dispatcher.keep(resolved.config.keep)
         lanes, queue = self._dispatcher.lanes, resolved.config.queue
         for lane in lanes:
             lane.limit(max_bytes=queue.max_bytes // 2 // len(lanes), blocks=queue.overflow == "block")
@@ -205,7 +206,9 @@ class Agent:
             values_as_text=config.values == "text",
         )
         interval_ns = min(config.flush.interval, MAX_TURN_NS)
-        self._dispatcher = Dispatcher(recorder, lines, run=self._resolved.run, interval_ns=interval_ns)
+        self._dispatcher = Dispatcher(
+            recorder, lines, run=self._resolved.run, interval_ns=interval_ns, keep=config.keep
+        )
         lanes = self._lanes()
         names = [lane.name for lane in lanes]
         self._announcement = Announcement(

@@ -20,7 +20,9 @@ from typing import Any
 
 import orjson
 
+from flowtrace.config import Keep
 from flowtrace.events import ENTER, EXCEPTION, EXIT, STATEMENT, Batch, Lines, Record
+from flowtrace.keeping import EVERYTHING, Keeper, Terms, terms
 from flowtrace.lane import POLL_S, STARVED, Chunk, Lane, Loss, Losses
 from flowtrace.recorder import RECORD_BYTES, Recorder
 
@@ -38,9 +40,12 @@ class Dispatcher:
         lines: Makes a line of a record.
         run: The id of this run; batch ids begin with it.
         interval_ns: How long a record may wait on the queue.
+        keep: Which calls are delivered; None: all.
     """
 
-    def __init__(self, recorder: Recorder, lines: Lines, *, run: str, interval_ns: int) -> None:
+    def __init__(
+        self, recorder: Recorder, lines: Lines, *, run: str, interval_ns: int, keep: Keep | None = None
+    ) -> None:
         self._recorder, self._lines = recorder, lines
         self._interval_s = min(interval_ns / 1e9, MOST_TURN_S)
         self._name = f"{run}-{os.getpid()}-"
@@ -53,8 +58,11 @@ class Dispatcher:
         self._reported_limits: dict[int, tuple[int, int]] = {}  # calls left out so far, and when that was
         self._losses = Losses()  # common to all lanes
         self._open_calls = 0
-        self._taken: list[Record] = []  # off the queue, and not yet offered to all lanes
-        self._chunk: Chunk | None = None  # made of these
+        self._keeper = Keeper(terms(keep), first=recorder.state.first) if keep else None
+        self._terms: Terms | None = None  # for the keeper from the next turn on
+        self._taken: list[Record] = []  # off the queue, and neither offered to all lanes nor taken by the keeper
+        self._kept: list[Record] = []  # by the keeper, and not yet offered to all lanes
+        self._chunk: Chunk | None = None  # made of one of these
         self._offered_to = 0  # so many lanes
         self._stop_seq: int | None = None
         self._is_stop_said = False
@@ -96,6 +104,10 @@ class Dispatcher:
             fields: What it says, in this order, as JSON values.
         """
         self._push(name, None, **fields)
+
+    def keep(self, keep: Keep | None) -> None:
+        """Deliver by these rules from the next turn on; what waits is decided by them."""
+        self._terms = terms(keep)
 
     def stop(self, timeout_s: float) -> None:
         """Deliver what is there, tell each sink the totals in a STOP event, and close the sinks.
@@ -150,28 +162,61 @@ class Dispatcher:
         self.after_turn()
 
     def _drain(self) -> None:
-        queue, taken = self._recorder.queue, self._taken
+        queue, now = self._recorder.queue, self._recorder.clock()
         waiting = len(queue)  # and no more: a program that records as fast as this thread encodes must not keep it here
         self._send()  # what an error has kept from being sent
+        self._renew_terms()
         while waiting:
+            taken = self._taken
             while waiting and len(taken) < BATCH_EVENTS:
                 taken.append(queue.popleft())
                 waiting -= 1
             self._send()
+        if self._keeper is not None:
+            decide = self._keeper.settle if self._stop_at is None else self._keeper.end
+            decide(now)
+            self._send()
+
+    def _renew_terms(self) -> None:
+        new = self._terms
+        if new is None:
+            return
+        if self._keeper is not None:
+            self._keeper.terms = new
+        elif new is not EVERYTHING:
+            self._keeper = Keeper(new, first=_next_of(self._recorder.seq))
+        self._terms = None
 
     def _send(self) -> None:
-        """Offer what was taken to all lanes; goes on where an error has stopped it."""
-        if not self._taken:
+        """Send what was taken on its way; goes on where an error has stopped it."""
+        keeper = self._keeper
+        if keeper is None:
+            if self._taken:
+                self._offer(self._taken)
+                # only now there is room again: the bound covers what is encoded, and what `overflow: block` holds back
+                self._release()
             return
+        if self._taken:
+            keeper.take(self._taken)
+            self._release()  # what the keeper holds has a bound of its own
+        while self._kept or (kept := keeper.batch(BATCH_EVENTS)):
+            self._kept = self._kept or kept
+            self._offer(self._kept)
+            keeper.sent(self._kept)
+            self._kept, self._chunk, self._offered_to = [], None, 0
+
+    def _offer(self, records: list[Record]) -> None:
         if self._chunk is None:
-            self._chunk = self._encoded(self._taken)
+            self._chunk = self._encoded(records)
         while self._chunk.records and self._offered_to < len(self.lanes):
             self.lanes[self._offered_to].offer(self._chunk)
             self._offered_to += 1
-        # only now there is room again: the bound covers what is being encoded, and what `overflow: block` holds back
-        self._recorder.state.drained_bytes += sum(map(_size, self._taken))
-        self._taken.clear()
-        self._chunk, self._offered_to = None, 0
+
+    def _release(self) -> None:
+        state = self._recorder.state
+        state.drained_bytes, self._taken, self._chunk, self._offered_to = (
+            state.drained_bytes + sum(map(_size, self._taken)), [], None, 0,
+        )  # fmt: skip
 
     def _encoded(self, records: list[Record]) -> Chunk:
         lines: list[bytes] = []
@@ -252,18 +297,21 @@ class Dispatcher:
             lane.wait_ended(deadline)
 
     def _say_stop(self) -> None:
-        """STOP: for each sink, all events recorded before this one are either delivered or lost."""
+        """STOP: for each sink, all events recorded before this one are either delivered, lost or discarded."""
         recorder, state = self._recorder, self._recorder.state
         if self._stop_seq is None:
             self._stop_seq = next(recorder.seq)
         recorded = self._stop_seq - state.first
+        discarded = (self._keeper.discarded_calls, self._keeper.discarded_events) if self._keeper else (0, 0)
         delivered = {lane.name: lane.delivered for lane in self.lanes}
         self._push(
             "STOP",
             self._stop_seq,
             recorded=recorded,
             delivered=delivered,
-            lost={name: recorded - events for name, events in delivered.items()},
+            lost={name: recorded - discarded[1] - events for name, events in delivered.items()},
+            discardedCalls=discarded[0],
+            discardedEvents=discarded[1],
             openCalls=self._open_calls,
             skippedCalls=state.skipped_calls,
             suppressedCalls=state.suppressed_calls,
@@ -283,6 +331,11 @@ def _json(fields: dict[str, Any]) -> bytes:
         return orjson.dumps(fields, default=str)
     except TypeError:  # lone surrogates, as in the name of a file that is not UTF-8
         return json.dumps(fields, default=str, ensure_ascii=False).encode("utf-8", "replace")
+
+
+def _next_of(numbers: itertools.count[int]) -> int:
+    """What ``numbers`` will give next; to take it would leave a gap that no event accounts for."""
+    return int(repr(numbers).removeprefix("count(").removesuffix(")"))
 
 
 _OPENS = {ENTER: 1, EXIT: -1, EXCEPTION: -1, STATEMENT: 0}

@@ -274,8 +274,9 @@ def by_process(events: Sequence[Event]) -> dict[int, list[Event]]:
 def check_conservation(events: Sequence[Event], *, sink: str = "file", failures: int = 0) -> None:
     """Assert that what was traced is complete or counted, for each process by itself.
 
-    START comes first and STOP last; each number was written once or is counted as lost; recorded = delivered + lost;
-    each ENTER has exactly one EXIT or EXCEPTION; the parent of each call was entered, in some process of the run.
+    START comes first and STOP last; each number was written once or is counted as lost or discarded; recorded =
+    delivered + lost + discarded; each ENTER has exactly one EXIT or EXCEPTION; the parent of each call was entered, in
+    some process of the run.
 
     Args:
         events: Of any number of processes.
@@ -297,7 +298,7 @@ def _check_process(events: Sequence[Event], sink: str, failures: int, what: str)
     assert names.count("START") == names.count("STOP") == 1, f"{what}: {names}"
     stop = events[-1]
     recorded, delivered, lost = stop["recorded"], stop["delivered"][sink], stop["lost"][sink]
-    assert recorded == delivered + lost, f"{what}: {stop}"
+    assert recorded == delivered + lost + stop["discardedEvents"], f"{what}: {stop}"
     numbers = [event["seq"] for event in events]
     assert len(set(numbers)) == len(numbers), f"{what}: numbers occur twice"
     assert numbers[0] == min(numbers), f"{what}: START has the number {numbers[0]}, not the least"
