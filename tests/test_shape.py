@@ -24,7 +24,7 @@ LAYERS = {  # a module imports from its own layer and from those above it in thi
         "instrument",
     ],
     "engines": ["recorder", "suspension", "lane", "keeping", "dispatcher", "plugins"],
-    "import": ["patcher", "splices", "carriers", "importer"],
+    "import": ["patcher", "splices", "carriers", "incoming", "outgoing", "elsewhere", "importer"],
     "root": ["announcement", "attachment", "control", "agent"],
     "edges": ["testing", "boot", "cli"],
 }  # fmt: skip

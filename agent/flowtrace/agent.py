@@ -26,11 +26,14 @@ from flowtrace.carriers import Carriers
 from flowtrace.config import Resolved, to_json
 from flowtrace.control import Control, Origin, Request
 from flowtrace.dispatcher import Dispatcher
+from flowtrace.elsewhere import Elsewhere
 from flowtrace.errors import ConfigError, FlowtraceError
 from flowtrace.events import SCHEMA_VERSION, Described, Ids, Lines
 from flowtrace.hooks import SinkContext
 from flowtrace.importer import Importer
+from flowtrace.incoming import Incoming
 from flowtrace.lane import Lane
+from flowtrace.outgoing import Outgoing
 from flowtrace.plugins import Registry, load
 from flowtrace.recorder import Recorder
 from flowtrace.splices import Splices
@@ -72,7 +75,12 @@ class Agent:
         )
         self.splices = Splices(self.recorder)
         self._carriers = Carriers(self.recorder.current, self._ids, sends=lambda: self._config.propagation.send)
-        self._carriers.install(self.splices)
+        incoming = Incoming(self.recorder.current, accepts=lambda: self._config.propagation.accept)
+        outgoing = Outgoing(
+            self.recorder.current, incoming.request, self._ids, sends=lambda: self._config.propagation.send
+        )
+        for spliced in (self._carriers, incoming, outgoing, Elsewhere(self.recorder.state)):
+            spliced.install(self.splices)
         self._importer = Importer(self.attachment, self.splices)
         for problem in self._registry.problems:
             self.warnings.warn(str(problem))
