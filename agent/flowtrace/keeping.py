@@ -119,6 +119,8 @@ class Keeper:
         if records is not self._batch:
             self._batch, self._taken = records, 0
         while self._taken < len(records):
+            if self.held_bytes > self.terms.max_bytes:
+                self._make_room()
             record = records[self._taken]
             if record[0] == STATEMENT:
                 self._pass(record)
@@ -126,8 +128,7 @@ class Keeper:
                 self._enter(record)
             else:
                 self._leave(record)
-            if self.held_bytes > self.terms.max_bytes:
-                self._make_room()
+        self._make_room()
 
     def settle(self, now_ns: int) -> None:
         """Decide what is due. All that was recorded before ``now_ns`` has been taken."""
