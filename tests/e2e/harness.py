@@ -10,7 +10,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -271,7 +271,9 @@ def by_process(events: Sequence[Event]) -> dict[int, list[Event]]:
     return found
 
 
-def check_conservation(events: Sequence[Event], *, sink: str = "file", failures: int = 0) -> None:
+def check_conservation(
+    events: Sequence[Event], *, sink: str = "file", failures: int = 0, elsewhere: Collection[str | None] = ()
+) -> None:
     """Assert that what was traced is complete or counted, for each process by itself.
 
     START comes first and STOP last; each number was written once or is counted as lost or discarded; recorded =
@@ -282,9 +284,10 @@ def check_conservation(events: Sequence[Event], *, sink: str = "file", failures:
         events: Of any number of processes.
         sink: The name of the sink whose file they are from.
         failures: How many internal errors of the agent are expected at most, per process.
+        elsewhere: Ids of spans that are none of these processes', and may be parents all the same.
     """
     assert events, "nothing was traced"
-    entered = {event["spanId"] for event in events if event["event"] == "ENTER"}
+    entered = {event["spanId"] for event in events if event["event"] == "ENTER"} | {*elsewhere}
     for pid, own in by_process(events).items():
         _check_process(own, sink, failures, f"process {pid}")
         orphans = [event for event in own if event.get("parentId") and event["parentId"] not in entered]

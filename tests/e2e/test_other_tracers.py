@@ -81,12 +81,17 @@ def visit(chat: ChatServer) -> harness.Ended:
 def calls(ended: harness.Ended) -> Counter[str]:
     """How often each function of the chat was entered, but for what lists rooms: it was asked until all had left."""
     events = last_life(ended.events)
-    harness.check_conservation(events)
+    harness.check_conservation(events, elsewhere=joined(events))
     assert events[-1]["lost"] == {"file": 0}
     for path in ended.traces.iterdir():
         path.unlink()
     functions = Counter(entered(events))
     return Counter({name: count for name, count in functions.items() if "room" not in name or "to_room" in name})
+
+
+def joined(events: list[harness.Event]) -> set[str | None]:
+    """The spans of the other tracer that requests are below, as it has one for each of them."""
+    return {event["parentId"] for event in events if "request" in event}
 
 
 @pytest.fixture(scope="module")
@@ -137,6 +142,9 @@ def test_opentelemetry_and_flowtrace_see_the_same(order: str, start: Start, expe
     assert "POST /rooms" in {span[0] for span in expected}
     assert any("/ws/" in span[0] for span in expected)
     assert opentelemetry_spans(both.stdout) == expected
+    parents, spans = joined(both.events), {*re.findall(r'"span_id": "0x(\w+)"', both.stdout)}
+    assert parents
+    assert parents <= spans
     assert calls(both) == expected_calls
 
 
@@ -260,4 +268,5 @@ def test_sigterm_under_ddtrace(order: str, start: Start) -> None:
     ended = chat.running.stop(signal.SIGTERM)
 
     assert ended.returncode == -signal.SIGTERM
-    harness.check_conservation(last_life(ended.events))
+    events = last_life(ended.events)
+    harness.check_conservation(events, elsewhere=joined(events))
