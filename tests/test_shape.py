@@ -20,7 +20,7 @@ LAYERS = {  # a module imports from its own layer and from those above it in thi
         "errors", "events", "hooks", "constants", "introspection", "positions", "assembly", "tracecontext",
     ],
     "pure": [
-        "explanations", "quantities", "config", "selection", "redaction", "renderings", "shapes", "values",
+        "explanations", "quantities", "config", "selection", "redaction", "renderings", "shapes", "values", "defaults",
         "instrument",
     ],
     "engines": ["recorder", "suspension", "lane", "keeping", "dispatcher", "plugins"],

@@ -13,6 +13,7 @@ from typing import Any, TypeAlias, TypeVar
 
 from flowtrace import constants
 from flowtrace.config import Capture, Config, Rule, RuleSampling
+from flowtrace.defaults import MarksDefaults
 from flowtrace.importer import is_main_program
 from flowtrace.instrument import IS_FUNCTION, Function, instrument, pairs
 from flowtrace.patcher import WILDCARDS, Place, Traced, Wrapper, assign, functions, outermost, places, wrap
@@ -249,11 +250,12 @@ class Attachment:
     def _functions(self, module: str, qualname: str, line: int, rule: Rule | None) -> Functions:
         capture = rule.capture_over(self._capture) if rule else self._capture
         sampling = rule.sampling if rule else RuleSampling()
+        encoder = self.encoder(capture)
         target = Target(
             module,
             qualname,
             line,
-            self.encoder(capture),
+            MarksDefaults(encoder, capture.max_bytes) if capture.mark_defaults else encoder,
             args=capture.args,
             result=capture.result,
             rate=sampling.rate,

@@ -24,7 +24,7 @@ from flowtrace.splices import Splice, Splices
 from flowtrace.tracecontext import VARIABLE, Remote, parse
 
 _SPAN = "_flowtrace"  # the attribute of objects of the standard library that are on their way
-_ENVIRONMENT = 5  # the argument of `_posixsubprocess.fork_exec`
+_ENVIRONMENT, _BEFORE_EXEC = 5, -2  # arguments of `_posixsubprocess.fork_exec`
 
 Values = dict[str, Any]
 
@@ -195,6 +195,8 @@ class Carriers:
         if text is None:
             return args
         given = args[_ENVIRONMENT]
+        if given is None and args[_BEFORE_EXEC] is not None:
+            return args  # it may change the environment that is inherited
         environment = _environment() if given is None else list(given)
         name = VARIABLE.encode() + b"="
         others = [entry for entry in environment if not entry.startswith(name)]

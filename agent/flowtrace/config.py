@@ -37,6 +37,7 @@ MaxDepth = Annotated[int, Meta(ge=0, le=32, description="How many levels of nest
 MaxItems = Annotated[int, Meta(ge=0, le=100_000, description="How many items of one container or object to show.")]
 MaxString = Annotated[int, Meta(ge=0, le=1_000_000, description="How many characters of one text to show.")]
 MaxBytes = Annotated[Size, Meta(description="How large the arguments or the result of one call may become as JSON.")]
+MarkDefaults = Annotated[bool, Meta(description="Name the arguments that have their default value, as '@defaults'.")]
 Glob = Annotated[str, Meta(min_length=1, max_length=1000)]
 
 
@@ -49,6 +50,7 @@ class Capture(Options, frozen=True, kw_only=True):
     max_items: MaxItems = 32
     max_string: MaxString = 256
     max_bytes: MaxBytes = Size("8KiB")
+    mark_defaults: MarkDefaults = False
 
     def __post_init__(self) -> None:
         check_range(self, max_bytes=("64B", "16MiB"))
@@ -63,6 +65,7 @@ class CaptureOverride(Options, frozen=True, kw_only=True, omit_defaults=True):
     max_items: MaxItems | UnsetType = UNSET
     max_string: MaxString | UnsetType = UNSET
     max_bytes: MaxBytes | UnsetType = UNSET
+    mark_defaults: MarkDefaults | UnsetType = UNSET
 
     def __post_init__(self) -> None:
         check_range(self, max_bytes=("64B", "16MiB"))

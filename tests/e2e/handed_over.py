@@ -11,6 +11,7 @@ import threading
 import traceback
 from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from multiprocessing.pool import ThreadPool
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -113,6 +114,9 @@ def programs() -> None:
     for environment in (None, {"A": "given"}):
         sys.stdout.flush()
         subprocess.run([sys.executable, "-ISc", code], env=environment, check=True)
+    echo = "import os; print(os.environ['A'])"
+    before = partial(os.putenv, "A", "set in the child")
+    subprocess.run([sys.executable, "-ISc", echo], preexec_fn=before, check=True)
     try:
         subprocess.run(["/nowhere"], check=True)
     except OSError as error:
