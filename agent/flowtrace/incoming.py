@@ -206,7 +206,7 @@ class Incoming:
             own = values["scope"].get("fastapi")
             place = own.get("effective_route_context") if type(own) is dict else None
             is_shared = place is not None and _held(place, "original_route") is route
-            request.found(_held(place, "path_format") if is_shared else _held(route, "path"))
+            request.found(_held(place if is_shared else route, "path"))
 
     def _mounted(self, values: Values) -> None:
         request = self._under_way(values)

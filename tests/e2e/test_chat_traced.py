@@ -102,7 +102,7 @@ def test_fields_of_the_original_format_come_first(trace: Trace) -> None:
         documented = SEED_FIELDS[event["event"]]
         assert list(event)[: len(documented)] == list(documented), event
         added = {name: event[name] for name in list(event)[len(documented) :]}
-        assert added.keys() - {"task", "activeMicros", "ended"} == OUR_FIELDS.keys(), event
+        assert added.keys() - {"task", "activeMicros", "ended", "request"} == OUR_FIELDS.keys(), event
         for name, kind in {**documented, **OUR_FIELDS}.items():
             assert isinstance(event[name], kind), (name, event)
     assert {event["event"] for event in calls} == set(SEED_FIELDS)
@@ -148,6 +148,7 @@ def test_connections_are_traces(trace: Trace) -> None:
     for connection in connections:
         own = [event for event in trace.events if event.get("traceId") == connection["traceId"]]
         assert own[0] == connection
+        assert connection["request"] == {"protocol": "websocket", "route": "/ws/{room_id}/{username:path}"}
         assert [event["spanId"] for event in own if event["parentId"] is None and event["event"] == "ENTER"] == [
             connection["spanId"]
         ]
