@@ -21,13 +21,20 @@ module_dict_of = vars(types.ModuleType)["__dict__"].__get__
 args_of = BaseException.__dict__["args"].__get__
 _traceback_of = BaseException.__dict__["__traceback__"].__get__
 exception_dict_of = BaseException.__dict__["__dict__"].__get__
+group_of = BaseExceptionGroup.__dict__["exceptions"].__get__
 filename_of = OSError.__dict__["filename"].__get__
 
+_LOOSE = 64 << 10  # bytes of a table that is read from its beginning however few entries are left in it
 _MAX_FRAMES = 256  # of a traceback; a bound for recursion that failed deep down and is recorded at every level
 
 
+def names_are_texts(kind: type) -> bool:
+    """Whether all names in a class are Python's own texts: looking one up asks no key of the program's for equality."""
+    return all(type(name) is str for name in namespace_of(kind))
+
+
 def slot_of(value: object, name: str) -> Any:
-    """What a slot of an object holds, or None."""
+    """What a slot of an object holds, or None. Only where `names_are_texts` in its class and all bases."""
     for owner in mro_of(type(value)):
         try:
             return member_of(owner, name).__get__(value)
@@ -45,14 +52,26 @@ def member_of(owner: type | None, name: str) -> Any:
 def first_items(mapping: Any, most: int) -> list[tuple[Any, Any]] | None:
     """The first items of a dict or subclass, read by the methods of dict; None if it changed size meanwhile.
 
-    A small dict is copied first, which no other thread can interrupt.
+    Not even a copy is made: where entries were removed, it compares the keys with each other.
     """
     try:
-        if type(mapping) is dict and len(mapping) <= most:
-            mapping = mapping.copy()
         return list(islice(dict.items(mapping), most))
     except RuntimeError:
         return None
+
+
+def stored_under(name: str, mapping: Any) -> Any:
+    """What is stored near the beginning of a dict under a name, or None; the other keys may be anything."""
+    pairs = first_items(mapping, 16) or ()
+    return next((item for key, item in pairs if type(key) is str and key == name), None)
+
+
+def is_hollow(table_bytes: int, count: int) -> bool:
+    """Whether nearly all that a dict or set once held was removed, so that finding what is left takes long.
+
+    Tables of neither take more than 110 bytes an entry as they grow; they do not shrink until something is added.
+    """
+    return table_bytes > _LOOSE + 200 * count
 
 
 def exact_text(text: object) -> str:
@@ -86,7 +105,7 @@ def dotted_name(module: object, name: object) -> str:
 
 def is_from(module: str, name: str, kind: type) -> bool:
     """Whether a class is the very one that a library defines, if that is imported."""
-    source = sys.modules.get(module)
+    source = dict.get(sys.modules, module)
     return type(source) is types.ModuleType and module_dict_of(source).get(name) is kind
 
 

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import collections
 import datetime
+import functools
 import operator
+import re
 import types
 from collections.abc import Callable
 from typing import Any
@@ -22,6 +24,7 @@ from flowtrace.introspection import (
     namespace_of,
     qualname_of,
     slot_of,
+    stored_under,
     title_of,
 )
 
@@ -30,10 +33,10 @@ SCALARS = frozenset(map(id, (str, bytes, int, float, bool, type(None))))  # by i
 
 def int_text(value: int) -> str:
     """Decimal digits, or of a very large number its size: writing it out takes quadratic time, or raises."""
-    bits = value.bit_length()
+    bits = int.bit_length(value)
     if bits <= 512:
         return str(value)
-    return f"{'-' if value < 0 else ''}0x{abs(value) >> (bits - 64):x}… ({bits} bits)"
+    return f"{'-' if int.__lt__(value, 0) else ''}0x{abs(int.__rshift__(value, bits - 64)):x}… ({bits} bits)"
 
 
 def inline(value: Any) -> str:
@@ -83,7 +86,7 @@ RENDERED: dict[int, Callable[[Any], str]] = {
         # A built-in method's __qualname__ would ask the metaclass of what it is bound to.
         (types.BuiltinFunctionType, lambda value: f"<function {dotted_name(value.__module__, value.__name__)}>"),
         (types.MethodType, _method),
-        (types.ModuleType, lambda value: f"<module {exact_text(dict.get(module_dict_of(value), '__name__'))}>"),
+        (types.ModuleType, lambda value: f"<module {exact_text(stored_under('__name__', module_dict_of(value)))}>"),
         (types.CoroutineType, _suspended),
         (types.GeneratorType, _suspended),
         (types.AsyncGeneratorType, _suspended),
@@ -91,28 +94,62 @@ RENDERED: dict[int, Callable[[Any], str]] = {
 }
 
 
-def _uuid(value: Any) -> str:
+# Of libraries: how an instance of a class, or of one derived from it, is written; given the library's class first
+
+
+def _uuid(kind: Any, value: Any) -> str:
     number = slot_of(value, "int")
-    digits = f"{number:032x}" if type(number) is int else "?"
+    digits = f"{number:032x}" if type(number) is int and 0 <= number < 1 << 128 else "?"
     return f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"
 
 
-def _decimal(value: Any) -> str:
-    return str(value) if value.__sizeof__() <= 1024 else f"<decimal.Decimal of magnitude {value.adjusted()}>"
+def _decimal(kind: Any, value: Any) -> str:
+    if kind.__sizeof__(value) <= 1024:
+        return kind.__str__(value)  # type: ignore[no-any-return]
+    return f"<decimal.Decimal of magnitude {kind.adjusted(value)}>"
 
 
-def _fraction(value: Any) -> str:
+def _fraction(kind: Any, value: Any) -> str:
     return f"{inline(slot_of(value, '_numerator'))}/{inline(slot_of(value, '_denominator'))}"
 
 
-def _path(value: Any) -> str:
-    parts = slot_of(value, "_raw_paths")  # from 3.12 on these may be texts of the program's own kind
-    plain = parts is None or all(type(part) is str for part in parts)
-    return str(value) if plain else f"<{class_name(type(value))}>"
+def _path(kind: Any, value: Any) -> str:
+    """What ``str`` gives, of a copy: it would leave its result in the path itself, and call methods of subclasses."""
+    text, parts = slot_of(value, "_str"), slot_of(value, "_raw_paths")
+    if parts is None:
+        parts = slot_of(value, "_parts")  # up to 3.11
+    if type(text) is str:
+        return text
+    if type(parts) is not list or len(parts) > 64 or not all(type(part) is str for part in parts):
+        return f"<{class_name(kind)}>"
+    if (size := sum(map(len, parts))) > 4096:
+        return f"<{class_name(kind)} of {size} chars>"
+    joined = "/".join(parts)
+    is_normal = "Posix" in title_of(kind) and _NORMAL_PATH.fullmatch(joined)
+    return joined if is_normal else str(kind(*parts))
 
 
-def _ndarray(value: Any) -> str:
-    namespace = namespace_of(type(value))
+_NORMAL_PATH = re.compile(r"/?(?:[^/.][^/]*+/)*+[^/.][^/]*+")  # most are, and a copy takes 10 µs
+
+
+def _address(kind: Any, value: Any) -> str:
+    number, scope = slot_of(value, "_ip"), slot_of(value, "_scope_id")
+    if type(number) is not int or not 0 <= number < 1 << 128:
+        return f"<{class_name(kind)}>"
+    return f"{kind(number)}%{scope}" if type(scope) is str else str(kind(number))
+
+
+def _network(kind: Any, value: Any) -> str:
+    fields = object.__getattribute__(value, "__dict__") if type(value) is kind else {}
+    address, length = stored_under("network_address", fields), stored_under("_prefixlen", fields)
+    for name in ("IPv4Address", "IPv6Address"):
+        if is_from("ipaddress", name, type(address)) and type(length) is int:
+            return f"{_address(type(address), address)}/{length}"
+    return f"<{class_name(kind)}>"
+
+
+def _ndarray(kind: Any, value: Any) -> str:
+    namespace = namespace_of(kind)
     element, shape = namespace["dtype"].__get__(value), namespace["shape"].__get__(value)
     name = _NUMPY_KINDS.get(element.kind)
     return f"<numpy.ndarray {f'{name}{element.itemsize * 8}' if name else element.str} {shape}>"
@@ -124,38 +161,47 @@ _NUMPY_NUMBERS: dict[str, Callable[[Any], object]] = {
 }  # fmt: skip
 
 # By name, so that only the program imports them
-_LIBRARY_TYPES: dict[tuple[str, str], Callable[[Any], object]] = {
+_LIBRARY_TYPES: dict[tuple[str, str], Callable[[Any, Any], object]] = {
     ("uuid", "UUID"): _uuid,
     ("decimal", "Decimal"): _decimal,
     ("fractions", "Fraction"): _fraction,
+    ("ipaddress", "IPv4Address"): _address,
+    ("ipaddress", "IPv6Address"): _address,
+    ("ipaddress", "IPv4Network"): _network,
+    ("ipaddress", "IPv6Network"): _network,
     ("numpy", "ndarray"): _ndarray,
     **{("pathlib", flavour): _path for flavour in ("PosixPath", "WindowsPath", "PurePosixPath", "PureWindowsPath")},
 }
 
 
-def library_rendering(kind: type, names: set[tuple[str, str]]) -> Callable[[Any], object] | None:
-    """The function that renders instances of a library's class; None where the class is none that is known.
+def library_rendering(
+    mro: tuple[type, ...], names: set[tuple[str, str]]
+) -> tuple[type | None, Callable[[Any], object] | None]:
+    """The library's class that a class is or derives from, and the function that renders instances of it, or None.
 
     Args:
-        kind: The class.
-        names: Module and qualified name of the class and all its bases.
+        mro: The class and its bases, in order.
+        names: Their modules and qualified names.
     """
-    package, title = exact_text(module_of(kind)).partition(".")[0], title_of(kind)
-    if not is_from(package, title, kind):
-        return None
-    render = _LIBRARY_TYPES.get((package, title))
-    if render is None and package == "numpy":
-        render = next((number for name, number in _NUMPY_NUMBERS.items() if ("numpy", name) in names), None)
-    return render
+    for kind in mro:
+        package, title = exact_text(module_of(kind)).partition(".")[0], title_of(kind)
+        render = _LIBRARY_TYPES.get((package, title))
+        if render is not None and is_from(package, title, kind):
+            return kind, functools.partial(render, kind)
+        if kind is mro[0] and package == "numpy" and is_from(package, title, kind):
+            number = next((number for name, number in _NUMPY_NUMBERS.items() if ("numpy", name) in names), None)
+            if number is not None:
+                return kind, number
+    return None, None
 
 
-_DATETIME_FIELDS = ("year", "month", "day", "hour", "minute", "second", "microsecond")
+_DAY, _HOUR = ("year", "month", "day"), ("hour", "minute", "second", "microsecond")
 
 
-def _naive(value: Any) -> str:
-    """A datetime of a subclass, field by field: its own methods, and those that copy it, are the program's."""
-    fields = [getattr(datetime.datetime, name).__get__(value) for name in _DATETIME_FIELDS]
-    return datetime.datetime(*fields).isoformat()
+def _naive(kind: Any, *names: str) -> Callable[[Any], str]:
+    """Writes a time of a subclass, field by field: its own methods, and those that copy it, are the program's."""
+    fields = [getattr(kind, name).__get__ for name in names]
+    return lambda value: kind(*(field(value) for field in fields)).isoformat()
 
 
 # By id, built-in types whose subclasses are shown by what their built-in part holds; with their form and rendering
@@ -165,10 +211,13 @@ BASES: dict[int, tuple[type, str, Callable[[Any], object]]] = {
         ("text", str, str),
         ("text", bytes, str),
         ("text", bytearray, str),
-        ("number", int, int.__index__),
+        ("number", int, lambda value: int_text(value) if int.bit_length(value) > 512 else int.__index__(value)),
         ("number", float, float.__pos__),
-        ("number", datetime.datetime, _naive),
+        ("number", complex, complex.__pos__),
+        ("number", datetime.datetime, _naive(datetime.datetime, *_DAY, *_HOUR)),
         ("number", datetime.date, datetime.date.isoformat),
+        ("number", datetime.time, _naive(datetime.time, *_HOUR)),
+        ("number", datetime.timedelta, datetime.timedelta.__pos__),
         ("collection", list, str),
         ("collection", tuple, str),
         ("collection", set, str),

@@ -17,6 +17,7 @@ from flowtrace.introspection import (
     member_of,
     module_of,
     mro_of,
+    names_are_texts,
     namespace_of,
     slot_of,
     title_of,
@@ -26,22 +27,30 @@ from flowtrace.renderings import BASES, library_rendering
 _IMMUTABLE = 1 << 8  # Py_TPFLAGS_IMMUTABLETYPE: a type written in C
 _EXCEPTION = 1 << 30  # Py_TPFLAGS_BASE_EXC_SUBCLASS
 _CLASS = 1 << 31  # Py_TPFLAGS_TYPE_SUBCLASS
+_MAX_FIELDS = 1024  # that a class may declare
 
 _HOLDERS_OF_SECRETS = ("pydantic.types", "_SecretBase")
 _NAMED_ONLY = frozenset({("unittest.mock", "NonCallableMock"), ("builtins", "module")})
 _FIELD_TABLES = ("__pydantic_fields__", "__dataclass_fields__")
 _ALIASES = ("serialization_alias", "alias")
 
-Slots = tuple[tuple[str, weakref.ref[type]], ...]  # names, and the classes whose descriptors read them
+
+class Weak(weakref.ref):  # type: ignore[type-arg]
+    """A weak reference of our own: a plain one would be the very object that the program has, if it has one."""
+
+    __slots__ = ()
+
+
+Slots = tuple[tuple[str, Weak], ...]  # names, and the classes whose descriptors read them
 
 
 class Shape(NamedTuple):
     """What is known of a class, found out once. Refers to the class weakly and to nothing of its values."""
 
-    kind: weakref.ref[type]
+    kind: Weak
     name: str  # <module.Type>
     title: str  # its qualified name
-    package: str
+    package: str = ""
     form: str = "name"
     base: type | None = None  # the built-in class that it derives from, of an exception or a subclass of one
     render: Callable[[Any], object] = str
@@ -49,24 +58,30 @@ class Shape(NamedTuple):
     declared: bool = False
     aliases: Mapping[str, str | None] = types.MappingProxyType({})  # shown name by stored name; None for hidden
     slots: Slots = ()
-    dictionary: weakref.ref[type] | None = None  # the class whose descriptor reads the instance's __dict__
+    dictionary: Weak | None = None  # the class whose descriptor reads the instance's __dict__
     settled: bool = True  # False while the class is still being built
 
 
 def examine(kind: type) -> Shape:
     """Decide how instances of a class are shown. About 20 µs, once per class."""
     mro, flags = mro_of(kind), flags_of(kind)
+    title = title_of(kind)
+    shape = Shape(Weak(kind), f"<{title}>", title)
+    if flags & _EXCEPTION:
+        built_in = (base for base in mro if flags_of(base) & _IMMUTABLE and module_of(base) == "builtins")
+        shape = shape._replace(base=next(built_in))
+    if not all(map(names_are_texts, mro)):
+        return shape
     ids = {id(base) for base in mro}
     names = {(exact_text(module_of(base)), title_of(base)) for base in mro}
-    package = exact_text(module_of(kind)).partition(".")[0]
-    shape = Shape(weakref.ref(kind), f"<{class_name(kind)}>", title_of(kind), package)
+    shape = shape._replace(name=f"<{class_name(kind)}>", package=exact_text(module_of(kind)).partition(".")[0])
     if flags & _CLASS:
         return shape._replace(form="class")
     if _HOLDERS_OF_SECRETS in names:
         return shape._replace(form="secret")
-    render = library_rendering(kind, names)
+    library, render = library_rendering(mro, names)
     if render is not None:
-        return shape._replace(form="library", render=render)
+        return shape._replace(form="library" if library is kind else "number", render=render)
     if not names.isdisjoint(_NAMED_ONLY):
         return shape
     slots, dictionary = _layout(mro)
@@ -74,8 +89,7 @@ def examine(kind: type) -> Shape:
     if id(enum.Enum) in ids:
         return shape._replace(form="enum")
     if flags & _EXCEPTION:
-        base = next(base for base in mro if flags_of(base) & _IMMUTABLE and module_of(base) == "builtins")
-        return shape._replace(form="exception", base=base)
+        return shape._replace(form="exception")
     return _examine_data(shape, mro, ids)
 
 
@@ -97,24 +111,25 @@ def _examine_data(shape: Shape, mro: tuple[type, ...], ids: set[int]) -> Shape:
     )
 
 
-def _layout(mro: tuple[type, ...]) -> tuple[Slots, weakref.ref[type] | None]:
+def _layout(mro: tuple[type, ...]) -> tuple[Slots, Weak | None]:
     """The public slots, base classes first, and the class that gives instances their ``__dict__``.
 
     Only what a class statement made is read: the members and getters of C code may compute.
     """
-    slots: list[tuple[str, weakref.ref[type]]] = []
+    slots: list[tuple[str, Weak]] = []
     dictionary = None
     for owner in reversed(mro):
         if flags_of(owner) & _IMMUTABLE:
+            dictionary = Weak(owner) if owner is types.SimpleNamespace else dictionary
             continue
         namespace = namespace_of(owner)
         getter = namespace.get("__dict__")
         if type(getter) is types.GetSetDescriptorType and getter.__objclass__ is owner and getter.__doc__ == _MADE:
-            dictionary = weakref.ref(owner)
+            dictionary = Weak(owner)
         if "__slots__" in namespace:
             declared = _names(namespace["__slots__"]) or [name for name in namespace if type(name) is str]
             members = (name for name in declared if type(namespace.get(name)) is types.MemberDescriptorType)
-            slots += [(name, weakref.ref(owner)) for name in members if name[:1] != "_"]
+            slots += [(name, Weak(owner)) for name in members if name[:1] != "_"]
     return tuple(slots), dictionary
 
 
@@ -132,33 +147,54 @@ def _declared_fields(mro: tuple[type, ...]) -> dict[str, str | None] | None:
         attributes: Any = _find(mro, "__attrs_attrs__")
         if attributes is None or not any(base is tuple for base in mro_of(type(attributes))):
             return None if _find(mro, "__struct_fields__") is None else {}
-        fields = {exact_text(slot_of(field, "name")): field for field in tuple.__iter__(attributes)}
+        fields = {
+            exact_text(_told(field, "name")): field for field in tuple.__getitem__(attributes, slice(_MAX_FIELDS))
+        }
     shown: dict[str, str | None] = {}
-    for name, field in fields.items():
-        alias = next((text for slot in _ALIASES if type(text := slot_of(field, slot)) is str), None)
-        if slot_of(field, "repr") is False:
+    for name, field in first_items(fields, _MAX_FIELDS) or ():
+        if type(name) is not str:
+            continue
+        alias = next((text for slot in _ALIASES if type(text := _told(field, slot)) is str), None)
+        if _told(field, "repr") is False:
             shown[name] = None
         elif alias is not None:
             shown[name] = alias
     return shown
 
 
-def stored_fields(value: object, shape: Shape, most: int) -> list[tuple[Any, Any]]:
-    """Names and values in the public slots and, at most ``most``, in the ``__dict__`` of an object."""
+def _told(field: object, name: str) -> Any:
+    """What the declaration of a field has in a slot, or None."""
+    return slot_of(field, name) if all(map(names_are_texts, mro_of(type(field)))) else None
+
+
+def stored_fields(value: object, shape: Shape, most: int) -> tuple[list[tuple[Any, Any]], int]:
+    """Names and values in the public slots and in the ``__dict__`` of an object, and how many more it has.
+
+    Of each of the two no more than ``most`` are read.
+    """
     found: list[tuple[Any, Any]] = []
-    for name, owner in shape.slots:
+    for name, owner in shape.slots[:most]:
         try:
             found.append((name, member_of(owner(), name).__get__(value)))
         except (AttributeError, TypeError):  # not set, or no longer there
             continue
+    unread = max(0, len(shape.slots) - most)
+    fields = _fields_of(value, shape)
+    if fields is not None:
+        found += first_items(fields, most) or []
+        unread += max(0, dict.__len__(fields) - most)
+    return found, unread
+
+
+def _fields_of(value: object, shape: Shape) -> Any:
+    """The ``__dict__`` of an object, or None."""
     if shape.form == "exception":
-        return found + (first_items(exception_dict_of(value), most) or [])
-    owner_of_dict = shape.dictionary and shape.dictionary()
-    if owner_of_dict is not None:
-        getter = namespace_of(owner_of_dict).get("__dict__")
-        if type(getter) is types.GetSetDescriptorType:
-            found += first_items(getter.__get__(value), most) or []
-    return found
+        return exception_dict_of(value)
+    owner = shape.dictionary and shape.dictionary()
+    getter: Any = namespace_of(owner).get("__dict__") if owner is not None else None
+    if type(getter) is types.GetSetDescriptorType or owner is types.SimpleNamespace:
+        return getter.__get__(value)
+    return None
 
 
 def _find(mro: tuple[type, ...], name: str) -> object:
@@ -170,6 +206,7 @@ def _names(value: Any) -> tuple[str, ...]:
     """Names declared as a text or an exact sequence of texts; nothing else is trusted."""
     if type(value) is str:
         return (value,)
-    if (type(value) is tuple or type(value) is list) and all(type(name) is str for name in value):
-        return tuple(value)
+    if type(value) is tuple or type(value) is list:
+        names = tuple(value[:_MAX_FIELDS])
+        return names if all(type(name) is str for name in names) else ()
     return ()

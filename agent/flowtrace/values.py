@@ -3,8 +3,9 @@
 Everything here runs in the caller's thread at the moment of the call. No method, property or metaclass of the
 traced program is ever called: types are told by identity, and what an object stores is read as
 `flowtrace.introspection` does it. So a lazy query stays lazy, a proxy unresolved and a broken ``__repr__`` unnoticed.
-What a call costs is bounded by the limits, not by the size of the values, and no reference to a value outlives the
-call.
+What a call costs is bounded by the limits, not by the size of the values: what is read counts against ``max_bytes``
+even where it is not shown. The one exception is a dict or set whose first entries were removed: finding the first that
+is left takes about a nanosecond for each. No reference to a value outlives the call.
 """
 
 from __future__ import annotations
@@ -12,14 +13,24 @@ from __future__ import annotations
 import collections
 import gc
 import re
+import time
 import types
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from itertools import islice
 from typing import Any, NamedTuple
 
 import orjson
 
-from flowtrace.introspection import args_of, class_name, filename_of, first_items, raised_at, title_of
+from flowtrace.introspection import (
+    args_of,
+    exact_text,
+    filename_of,
+    first_items,
+    group_of,
+    is_hollow,
+    raised_at,
+    title_of,
+)
 from flowtrace.redaction import MARKER, MAX_TEXT, Redactor
 from flowtrace.renderings import RENDERED, SCALARS, inline, int_text
 from flowtrace.shapes import Shape, examine, stored_fields
@@ -33,6 +44,12 @@ _PLAIN_INT = 10**12  # from here on an int may be a card number, or too large fo
 _ABOVE_CARDS = 10**16
 _MAX_SHAPES = 4096
 _MAX_NAMES = 4096
+_LONG = 4096  # characters of one argument of an exception
+_LONGEST_NAME = 128  # characters that are remembered: the names are the program's own texts
+_WORK_OF_A_SHAPE = 32  # bytes that finding out how to show a class counts for
+
+SLOW_NS = 10_000_000  # for a description; and for those of one capture together
+_TRIES = 3
 
 # Ours to swallow. Anything else that comes up in here was thrown in from outside (KeyboardInterrupt,
 # gevent.Timeout, the exception of a signal handler) and belongs to the program.
@@ -58,6 +75,67 @@ class Limits(NamedTuple):
     max_bytes: int = 8192
 
 
+class Descriptions:
+    """How plugins want instances of exactly these types to be shown; shared by all encoders and threads.
+
+    The only foreign code that capturing values runs. What has raised three times is dropped, and so is what has been
+    slow three times in a row: for once may be a thread that had to wait for its turn.
+
+    Args:
+        functions: By the type; each returns plain data.
+        warn: Says one line to the person at the terminal, once for what is dropped.
+        clock: Monotonic nanoseconds.
+    """
+
+    def __init__(
+        self,
+        functions: Mapping[type, Callable[[Any], object]],
+        *,
+        warn: Callable[[str], object] = lambda text: None,
+        clock: Callable[[], int] = time.monotonic_ns,
+    ) -> None:
+        # By id: looking a type up in a dict would call __hash__ and __eq__ of its metaclass.
+        self._described = {id(kind): _Described(kind, function) for kind, function in functions.items()}
+        self._warn, self._clock = warn, clock
+
+    def __contains__(self, kind: int) -> bool:
+        return kind in self._described
+
+    def __iter__(self) -> Iterator[int]:
+        """The ids of the types."""
+        return iter(list(self._described))
+
+    def ask(self, value: object, call: _Call, name: str) -> tuple[object, bool]:
+        """What the type's description says, and whether it failed, so that only ``name`` can be shown."""
+        entry = self._described.get(id(type(value)))
+        if entry is None or call.patience_ns <= 0:
+            return name, False
+        began = self._clock()
+        try:
+            plain = entry.function(value)
+        except (Exception, SystemExit, GeneratorExit) as error:  # noqa: BLE001
+            entry.raised += 1
+            self._drop_after_third(entry.raised, entry, name, f"raised {title_of(type(error))}")
+            return name, True
+        took = self._clock() - began
+        call.patience_ns -= took
+        entry.slow = entry.slow + 1 if took > SLOW_NS else 0
+        self._drop_after_third(entry.slow, entry, name, f"took more than {SLOW_NS // 1_000_000} ms")
+        return plain, False
+
+    def _drop_after_third(self, count: int, entry: _Described, name: str, problem: str) -> None:
+        if count >= _TRIES and self._described.pop(id(entry.kind), None) is not None:
+            self._warn(f"a plugin's description of {name} {problem} for the {_TRIES}rd time and is used no more")
+
+
+class _Described:
+    __slots__ = ("function", "kind", "raised", "slow")
+
+    def __init__(self, kind: type, function: Callable[[Any], object]) -> None:
+        self.kind, self.function = kind, function  # the type too: while it lives no other has its id
+        self.raised = self.slow = 0
+
+
 class Encoder:
     """Turns values into JSON text; shared by all threads.
 
@@ -67,23 +145,27 @@ class Encoder:
     Args:
         limits: Bounds of what is recorded.
         redactor: Decides what is a secret.
-        describe: How to show instances of exactly these types; a function that has raised three times is dropped.
+        describe: How to show instances of exactly these types.
     """
 
     def __init__(
-        self, *, limits: Limits, redactor: Redactor, describe: Mapping[type, Callable[[Any], object]] | None = None
+        self,
+        *,
+        limits: Limits,
+        redactor: Redactor,
+        describe: Descriptions | Mapping[type, Callable[[Any], object]] | None = None,
     ) -> None:
         self.failures = 0
         self._max_depth, self._max_items, self._max_bytes = limits.max_depth, limits.max_items, limits.max_bytes
         self._max_string = min(limits.max_string, MAX_TEXT - _MARGIN)
         self._is_clean, self._scrub, self._is_secret = redactor.is_clean, redactor.scrub, redactor.is_secret_name
+        self._closed_path = [0] * limits.max_depth  # in a key nothing is opened
         self._lost_arguments = _fit({"…": UNCAPTURABLE}, self._max_bytes)
         self._lost_result = _fit(UNCAPTURABLE, self._max_bytes)
         self._lost_exception = _fit({"type": UNCAPTURABLE, "message": "", "at": None}, self._max_bytes)
         self._plain_names: set[str] = set()  # parameters that are known not to be secret
         self._shapes: dict[int, Shape] = {}
-        # By id: looking a type up in a dict would call __hash__ and __eq__ of its metaclass.
-        self._described = {id(kind): [kind, function, 3] for kind, function in (describe or {}).items()}
+        self._descriptions = describe if isinstance(describe, Descriptions) else Descriptions(describe or {})
         self._known: dict[int, Callable[[Any, _Call], object]] = {
             **dict.fromkeys(RENDERED, self._rendered),
             **{id(kind): self._bytes for kind in (bytes, bytearray)},
@@ -93,8 +175,9 @@ class Encoder:
             id(types.MappingProxyType): self._proxy,
             id(memoryview): self._memoryview,
             id(re.Pattern): self._pattern,
-            **dict.fromkeys(self._described, self._by_description),
         }
+        self._undescribed = dict(self._known)
+        self._known.update(dict.fromkeys(self._descriptions, self._by_description))
         self._forms: dict[str, Callable[[Any, _Call, Shape], object]] = {
             "object": self._object, "dict": self._dict_subclass, "named tuple": self._named_tuple,
             "collection": self._collection_subclass, "text": self._text_subclass, "number": self._number_subclass,
@@ -144,7 +227,8 @@ class Encoder:
     def exception(self, error: BaseException) -> bytes:
         """The exception as ``{"type", "message", "at"}``; ``at`` is the file and line that raised it, or null."""
         try:
-            message = self._text(self._message(error), _Call(0))
+            call = _Call(self._max_bytes)
+            message = self._text(self._message(error, call), call)
             return self._json({"type": title_of(type(error)), "message": message, "at": raised_at(error)})
         except _OWN_FAILURES:
             self.failures += 1
@@ -156,7 +240,8 @@ class Encoder:
             return False
         if len(self._plain_names) >= _MAX_NAMES:
             self._plain_names.clear()
-        self._plain_names.add(name)
+        if len(name) <= _LONGEST_NAME:
+            self._plain_names.add(name)
         return True
 
     def _json(self, plain: object) -> bytes:
@@ -178,21 +263,28 @@ class Encoder:
         known = self._known.get(id(kind))
         if known is not None:
             return known(value, call)
-        shape = self._shape_of(kind)
-        return self._forms[shape.form](value, call, shape)
+        shape = self._shape_of(kind, call)
+        shown = self._forms[shape.form](value, call, shape)
+        if type(shown) is str:
+            call.left -= len(shown)
+        return shown
 
     # Texts and numbers
 
     def _text(self, text: str, call: _Call) -> str:
         size = len(text)
         if size > self._max_string:
-            return self._cut(text[: self._max_string + _MARGIN], size, call)
+            return self._long_text(text[: self._max_string + _MARGIN], size, call)
         if size > 4 and not self._is_clean(text):
             text = self._scrub(text)
         call.left -= size + 3
         return text
 
-    def _cut(self, start: str, size: int, call: _Call, unit: str = "chars") -> str:
+    def _long_text(self, start: str, size: int, call: _Call) -> str:
+        call.left -= self._max_string + 20
+        return Cut(self._cut(start), size, size - self._max_string, "chars")
+
+    def _cut(self, start: str) -> str:
         """The first characters of a longer text, given with a margin.
 
         The margin may end in half a secret that nothing recognised, and what was redacted before it moves it to
@@ -200,9 +292,7 @@ class Encoder:
         """
         scrubbed, margin = self._scrub(start), len(start) - self._max_string
         alike = margin if scrubbed is start else _common_suffix(start, scrubbed, margin)
-        kept = min(self._max_string, len(scrubbed) - alike)
-        call.left -= kept + 20
-        return f"{scrubbed[:kept]}… [+{size - self._max_string} {unit}]"
+        return scrubbed[: min(self._max_string, len(scrubbed) - alike)]
 
     def _large_int(self, value: int) -> object:
         if 0 < value < _ABOVE_CARDS and self._scrub(str(value)) == MARKER:
@@ -210,7 +300,9 @@ class Encoder:
         return value if value.bit_length() < 64 else int_text(value)
 
     def _rendered(self, value: Any, call: _Call) -> str:
-        return RENDERED[id(type(value))](value)
+        text = RENDERED[id(type(value))](value)
+        call.left -= len(text)
+        return text
 
     def _pattern(self, value: re.Pattern[Any], call: _Call) -> str:
         return self._text(f"<pattern {inline(value.pattern)}>", call)
@@ -229,32 +321,32 @@ class Encoder:
 
     def _byte_text(self, start: bytes, size: int, call: _Call) -> str:
         text = start.decode("latin-1")
-        if size <= self._max_string:
-            text, more = self._scrub(text), ""
-        else:
-            text, mark, more = self._cut(text, size, call, "bytes").rpartition("… [+")
-            more = mark + more
-        call.left -= len(text)
-        return repr(text.encode("latin-1")) + more
+        whole = size <= self._max_string
+        literal = repr((self._scrub(text) if whole else self._cut(text)).encode("latin-1"))
+        call.left -= max(len(literal), len(start))
+        return Cut(literal, size, 0 if whole else size - self._max_string, "bytes")
 
     # Built-in containers
 
     def _list(self, value: Any, call: _Call) -> object:
-        return self._array(value, value[: self._max_items], len(value), call)
+        return self._array(value, value[: self._max_items], len(value), call, type(value))
 
     def _collection(self, value: Any, call: _Call, base: Any = None) -> object:
         base = base or type(value)
+        total = base.__len__(value)
+        if base in _HASHED and is_hollow(base.__sizeof__(value), total):
+            return _closed(base, total)
         try:
             items = list(islice(base.__iter__(value), self._max_items))
         except RuntimeError:
             return CHANGED
-        return self._array(value, items, base.__len__(value), call)
+        return self._array(value, items, total, call, base)
 
-    def _array(self, owner: object, items: Any, total: int, call: _Call) -> object:
+    def _array(self, owner: object, items: Any, total: int, call: _Call, kind: type) -> object:
         if id(owner) in call.path:
             return CYCLE
         if len(call.path) >= self._max_depth and total:
-            return f"[… {total} items]"
+            return _closed(kind, total)
         call.path.append(id(owner))
         shown: list[object] = []
         hide = len(items) == total == 2 and self._is_header(items[0]) and not _holds_nothing(items[1])
@@ -263,7 +355,7 @@ class Encoder:
                 break
             shown.append(MARKER if hide and shown else self._plain(item, call))
         if len(shown) < total:
-            shown.append(f"… {total - len(shown)} more")
+            shown.append(Rest(total - len(shown), "… {} more" if kind is list else f"… {{}} more ({kind.__name__})"))
         call.path.pop()
         return shown
 
@@ -277,8 +369,8 @@ class Encoder:
         total = dict.__len__(value)
         if id(value) in call.path:
             return CYCLE
-        if len(call.path) >= self._max_depth and total:
-            return f"{{… {total} keys}}"
+        if (len(call.path) >= self._max_depth and total) or is_hollow(dict.__sizeof__(value), total):
+            return _closed(dict, total)
         return self._items(value, total, call, {})
 
     def _proxy(self, value: Any, call: _Call) -> object:
@@ -296,6 +388,8 @@ class Encoder:
                 break
             if type(key) is str:
                 text, secret = self._text(key, call), self._is_secret(key)
+                if type(text) is Cut:
+                    text = str(text)  # orjson wants keys to be exact
             else:
                 text = self._key(key, call)
                 secret = self._is_header(key if type(key) is bytes else text)
@@ -305,7 +399,7 @@ class Encoder:
             hide = secret and not _holds_nothing(item)
             shown[text] = MARKER if hide else self._plain(item, call)
         if count < total:
-            shown["…"] = f"{total - count} more"
+            shown[_unused("…", shown)] = Rest(total - count, "{} more")
         call.path.pop()
         return shown
 
@@ -313,10 +407,10 @@ class Encoder:
         kind = type(key)
         if kind is tuple or kind is frozenset or kind is types.MappingProxyType:
             return f"<{kind.__name__}>"
-        closed = _Call(call.left)
-        closed.path = [0] * self._max_depth  # nothing is opened inside a key
-        plain = self._plain(key, closed)
-        return plain if type(plain) is str else str(plain) if id(kind) in SCALARS else self._shape_of(kind).name
+        outer, call.path = call.path, self._closed_path
+        plain = self._plain(key, call)
+        call.path = outer
+        return str(plain) if type(plain) in (str, Cut) or id(kind) in SCALARS else self._shape_of(kind, call).name
 
     def _fields(self, fields: Any, total: int, call: _Call, shown: dict[str, object]) -> dict[str, object]:
         """As ``_items``, for names out of the program's source: texts, unlike each other and no secrets themselves."""
@@ -326,17 +420,18 @@ class Encoder:
                 break
             call.left -= len(name) + 4
             plain = name in self._plain_names or self._remember(name) or _holds_nothing(item)
-            shown[name] = self._plain(item, call) if plain else MARKER
+            shown[_unused(name, shown)] = self._plain(item, call) if plain else MARKER
             count += 1
         if count < total:
-            shown["…"] = f"{total - count} more"
+            shown[_unused("…", shown)] = Rest(total - count, "{} more")
         return shown
 
     # Instances of other classes
 
-    def _shape_of(self, kind: type) -> Shape:
+    def _shape_of(self, kind: type, call: _Call) -> Shape:
         shape = self._shapes.get(id(kind))
         if shape is None or shape.kind() is not kind:  # the id of a class that is gone may be given to another
+            call.left -= _WORK_OF_A_SHAPE
             shape = examine(kind)
             if len(self._shapes) >= _MAX_SHAPES:
                 self._shapes.clear()
@@ -345,22 +440,21 @@ class Encoder:
         return shape
 
     def _by_description(self, value: Any, call: _Call) -> object:
-        kind = type(value)
-        entry: Any = self._described[id(kind)]
-        name = self._shape_of(kind).name
-        try:
-            plain = entry[1](value)
-        except (Exception, SystemExit, GeneratorExit):  # noqa: BLE001  # the only foreign code here
-            self.failures += 1
-            entry[2] -= 1
-            if entry[2] <= 0:
-                self._known.pop(id(kind), None)
-            return name
-        described_again = id(type(plain)) in self._described  # there is no description of descriptions
+        number = id(type(value))
+        if number not in self._descriptions:  # dropped
+            if number in self._undescribed:
+                self._known[number] = self._undescribed[number]
+            else:
+                self._known.pop(number, None)
+            return self._plain(value, call)
+        name = self._shape_of(type(value), call).name
+        plain, failed = self._descriptions.ask(value, call, name)
+        self.failures += failed
+        described_again = id(type(plain)) in self._descriptions  # there is no description of descriptions
         return name if described_again else self._plain(plain, call)
 
     def _class(self, value: Any, call: _Call, shape: Shape) -> str:
-        return f"<class {class_name(value)}>"
+        return f"<class {self._shape_of(value, call).name[1:-1]}>"
 
     def _library_value(self, value: Any, call: _Call, shape: Shape) -> object:
         return self._plain(shape.render(value), call)
@@ -374,18 +468,19 @@ class Encoder:
         if base is not str:
             text = self._byte_text(bytes(start), size, call)
         else:
-            text = self._text(start, call) if size <= self._max_string else self._cut(start, size, call)
+            text = self._text(start, call) if size <= self._max_string else self._long_text(start, size, call)
         return {"@type": shape.title, "value": text}
 
     def _collection_subclass(self, value: Any, call: _Call, shape: Shape) -> object:
         return {"@type": shape.title, "value": self._collection(value, call, shape.base)}
 
     def _dict_subclass(self, value: Any, call: _Call, shape: Shape) -> object:
+        total = dict.__len__(value)
         if id(value) in call.path:
             return CYCLE
-        if len(call.path) >= self._max_depth:
-            return shape.name
-        return self._items(value, dict.__len__(value), call, {"@type": shape.title})
+        if len(call.path) >= self._max_depth or is_hollow(dict.__sizeof__(value), total):
+            return {"@type": shape.title, "value": _closed(dict, total)}
+        return self._items(value, total, call, {"@type": shape.title})
 
     def _named_tuple(self, value: Any, call: _Call, shape: Shape) -> object:
         if len(call.path) >= self._max_depth:
@@ -395,9 +490,10 @@ class Encoder:
         return self._opened(value, fields, tuple.__len__(value), call, shape)
 
     def _enum(self, value: Any, call: _Call, shape: Shape) -> str:
-        stored = {key: item for key, item in stored_fields(value, shape, self._max_items) if type(key) is str}
+        stored = {key: item for key, item in stored_fields(value, shape, self._max_items)[0] if type(key) is str}
         name = stored.get("_name_")
-        return f"{shape.title}.{name}" if type(name) is str else f"{shape.title}({inline(stored.get('_value_'))})"
+        own = f".{exact_text(name)}" if type(name) is str else f"({inline(stored.get('_value_'))})"
+        return self._text(shape.title + own, call)
 
     def _exception(self, value: Any, call: _Call, shape: Shape) -> object:
         args = args_of(value)
@@ -418,14 +514,16 @@ class Encoder:
         if len(call.path) >= self._max_depth or not (shape.declared or call.package in ("", shape.package)):
             return shape.name
         aliases = shape.aliases
+        stored, unread = stored_fields(value, shape, self._max_items * 8)
+        call.left -= len(stored)
         fields = [
             (alias, item)
-            for name, item in stored_fields(value, shape, self._max_items * 8)
+            for name, item in stored
             if type(name) is str and name[:1] != "_" and (alias := aliases.get(name, name)) is not None
         ]
         if not fields and not shape.declared:
             return shape.name
-        return self._opened(value, fields[: self._max_items], len(fields), call, shape)
+        return self._opened(value, fields[: self._max_items], len(fields) + unread, call, shape)
 
     def _opened(self, value: object, fields: Any, total: int, call: _Call, shape: Shape) -> dict[str, object]:
         call.left -= len(shape.title) + 10
@@ -438,39 +536,91 @@ class Encoder:
 
     # Exceptions that end a call
 
-    def _message(self, error: BaseException) -> str:
+    def _message(self, error: BaseException, call: _Call) -> str:
         """What ``str(error)`` says, where the program's class does not say something else, from stored values."""
-        args, shape = args_of(error), self._shape_of(type(error))
+        args, shape = args_of(error), self._shape_of(type(error), call)
         base: Any = shape.base
         if len(args) == 1 and type(args[0]) is str and base is not KeyError:
-            text: str = args[0][: self._max_string + _MARGIN]
+            text: str = args[0]
             return text
         if not args:
-            stored = stored_fields(error, shape, self._max_items)
+            stored, _ = stored_fields(error, shape, self._max_items)
             fields = [(name, item) for name, item in stored if type(name) is str and name[:1] != "_"]
             return ", ".join(f"{name}={self._named(name, item)}" for name, item in fields)
         if issubclass(base, OSError) and len(args) == 2:
             args = (*args, filename_of(error))
-        if all(id(type(arg)) in SCALARS and not _is_long(arg) for arg in args):
+        if issubclass(base, BaseExceptionGroup) and type(args[0]) is str:
+            return f"{args[0][:_LONG]} ({len(group_of(error))} sub-exceptions)"
+        shown = args[: self._max_items]
+        if len(shown) == len(args) and all(id(type(arg)) in SCALARS and not _is_long(arg) for arg in args):
             try:
                 return str(base(*args))  # the interpreter's own class, given exact scalars: no code of the program
             except _OWN_FAILURES:  # it was made with other arguments
                 pass
-        return ", ".join(inline(arg) for arg in args[: self._max_items])
+        more = f", … {len(args) - len(shown)} more" if len(args) > len(shown) else ""
+        return ", ".join(map(inline, shown)) + more
 
     def _named(self, name: str, value: object) -> str:
         return MARKER if self._is_secret(name) and not _holds_nothing(value) else inline(value)
 
 
 class _Call:
-    """The state of one capture: bytes left, ids of the open containers, package of the innermost open object."""
+    """The state of one capture: bytes left, time left for descriptions, ids of the open containers, package of the
+    innermost open object.
+    """
 
-    __slots__ = ("left", "package", "path")
+    __slots__ = ("left", "package", "path", "patience_ns")
 
     def __init__(self, left: int) -> None:
-        self.left = left
+        self.left, self.patience_ns = left, SLOW_NS
         self.path: list[int] = []
         self.package = ""
+
+
+class Rest(str):
+    """In place of the last elements: how many are missing, which changes when more have to go."""
+
+    __slots__ = ("missing", "template")
+
+    missing: int
+    template: str
+
+    def __new__(cls, missing: int, template: str) -> Rest:
+        """The text that the template gives for this number."""
+        made = super().__new__(cls, template.format(missing))
+        made.missing, made.template = missing, template
+        return made
+
+
+class Cut(str):
+    """The first characters of a text, or of the literal of bytes, and how much is missing of how much."""
+
+    __slots__ = ("kept", "size", "unit")
+
+    kept: str
+    size: int
+    unit: str
+
+    def __new__(cls, kept: str, size: int, missing: int, unit: str) -> Cut:
+        """What is kept, with a mark where something is missing."""
+        made = super().__new__(cls, f"{kept}… [+{missing} {unit}]" if missing else kept)
+        made.kept, made.size, made.unit = kept, size, unit
+        return made
+
+
+_HASHED = (set, frozenset)
+_CLOSED: dict[type, str] = {tuple: "(… {} items)", set: "{{… {} items}}", dict: "{{… {} keys}}", list: "[… {} items]"}
+
+
+def _closed(kind: type, total: int) -> str:
+    """A container of Python's own that is not opened: its brackets and how much is in it."""
+    return _CLOSED.get(kind, f"{kind.__name__}([… {{}} items])").format(total)
+
+
+def _unused(name: str, shown: dict[str, object]) -> str:
+    while name in shown:
+        name += "…"
+    return name
 
 
 def _holds_nothing(value: Any) -> bool:
@@ -483,7 +633,7 @@ def _holds_nothing(value: Any) -> bool:
 
 def _is_long(value: Any) -> bool:
     kind = type(value)
-    return ((kind is str or kind is bytes) and len(value) > 4096) or (kind is int and value.bit_length() > 512)
+    return ((kind is str or kind is bytes) and len(value) > _LONG) or (kind is int and value.bit_length() > 512)
 
 
 def _common_suffix(one: str, other: str, most: int) -> int:
@@ -512,12 +662,11 @@ _LINE_ENDS = ((b"\xe2\x80\xa8", b"\\u2028"), (b"\xe2\x80\xa9", b"\\u2029"), (b"\
 
 
 def _without_surrogates(plain: Any) -> Any:
-    kind = type(plain)
-    if kind is str:
+    if isinstance(plain, str):
         return plain.encode("utf-8", "backslashreplace").decode()
-    if kind is list:
+    if type(plain) is list:
         return [_without_surrogates(item) for item in plain]
-    if kind is dict:
+    if type(plain) is dict:
         return {_without_surrogates(key): _without_surrogates(item) for key, item in plain.items()}
     return plain
 
@@ -530,30 +679,45 @@ def _fit(plain: Any, room: int) -> bytes:
     text = _dumps(plain)
     if len(text) <= room:
         return text
-    kind = type(plain)
     if room < 5:
         return b"{}" if room >= 2 else b"0"
-    if kind is dict:
-        return b"{%b}" % b",".join(
-            _fit_members([(_dumps(key) + b":", item) for key, item in plain.items()], room, keyed=True)
-        )
-    if kind is list:
-        return b"[%b]" % b",".join(_fit_members([(b"", item) for item in plain], room, keyed=False))
-    if kind is str:
-        while len(plain) > 8 and len(_dumps(plain + "…")) > room:
-            plain = plain[: len(plain) * 3 // 4]
-        if len(text := _dumps(plain + "…")) <= room:
-            return text
+    if type(plain) is dict:
+        members = [(_dumps(key) + b":", item) for key, item in plain.items()]
+        return b"{%b}" % b",".join(_fit_members(members, room, _dumps(_free_key(plain)) + b":", "{} more"))
+    if type(plain) is list:
+        return b"[%b]" % b",".join(_fit_members([(b"", item) for item in plain], room, b"", "… {} more"))
+    return _fit_text(plain, room) if isinstance(plain, str) else _dumps("…")
+
+
+def _free_key(plain: dict[str, object]) -> str:
+    """For the count of what is missing; it replaces the one that there is."""
+    last = next(reversed(plain), "")
+    return last if type(plain.get(last)) is Rest else _unused("…", plain)
+
+
+def _fit_text(text: str, room: int) -> bytes:
+    """The beginning of a text and how long it was."""
+    kept, size, unit = (text.kept, text.size, text.unit) if type(text) is Cut else (text, len(text), "chars")
+    for ending in (f"… [of {size} {unit}]", "…"):
+        while True:
+            if len(shown := _dumps(kept + ending)) <= room:
+                return shown
+            if len(kept) <= 8:
+                break
+            kept = kept[: len(kept) * 3 // 4]
     return _dumps("…")
 
 
-def _fit_members(members: list[tuple[bytes, Any]], room: int, *, keyed: bool) -> list[bytes]:
+def _fit_members(members: list[tuple[bytes, Any]], room: int, note_key: bytes, template: str) -> list[bytes]:
     """As many members as fit between two brackets, the last one shortened, and how many do not."""
     pieces: list[bytes] = []
     left = room - 2
-    for number, (key, item) in enumerate(members):
-        missing = len(members) - number
-        note = _dumps("…") + b":" + _dumps(f"{missing} more") if keyed else _dumps(f"… {missing} more")
+    missing = len(members)
+    if missing and type(members[-1][1]) is Rest:
+        rest = members.pop()[1]
+        missing, template = missing - 1 + rest.missing, rest.template
+    for key, item in members:
+        note = note_key + _dumps(template.format(missing))
         space = left - len(key) - (len(note) + 1 if missing > 1 else 0)
         text = _dumps(item)
         if len(text) > space:
@@ -562,4 +726,6 @@ def _fit_members(members: list[tuple[bytes, Any]], room: int, *, keyed: bool) ->
             text = _fit(item, space)
         pieces.append(key + text)
         left -= len(key) + len(text) + 1
-    return pieces
+        missing -= 1
+    note = note_key + _dumps(template.format(missing))
+    return [*pieces, note] if missing and len(note) <= left else pieces

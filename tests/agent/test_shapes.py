@@ -78,12 +78,13 @@ def test_a_declaration_says_what_is_shown() -> None:
 
 
 def test_fields_are_the_public_slots_and_the_dict() -> None:
-    """Slots come first, unset and private ones are left out; of the dict no more than asked for is read."""
+    """Slots come first, unset and private ones are left out; no more than asked for is read, and the rest counted."""
     value = Plain()
     value.name, value._hidden = "n", 1  # type: ignore[attr-defined]
     value.__dict__.update(first=1, second=2)
 
-    assert stored_fields(value, examine(Plain), 1) == [("name", "n"), ("first", 1)]
+    assert stored_fields(value, examine(Plain), 2) == ([("name", "n"), ("first", 1), ("second", 2)], 0)
+    assert stored_fields(value, examine(Plain), 1) == ([("name", "n"), ("first", 1)], 2)
 
 
 def test_the_innermost_built_in_base_of_an_exception_is_found() -> None:
