@@ -96,12 +96,14 @@ class Tree:
         call = Line()
         if parent and parent.lane != lane:
             call.put("quiet", f"{parent.name} ▸ ")
+        if request := _request(event.get("request")):
+            call.put("quiet", f"{request} ▸ ")
         owner, name = _names(event)
         call.put("plain", f"{owner}." if owner else "")
         call.put("name", name)
         self._put_arguments(call, event.get("args"))
         if end is None:
-            arguments = clip(call.text_from("("), _REMINDER_CELLS)
+            arguments = clip(call.text_from(f"{name}(").removeprefix(name), _REMINDER_CELLS)
             self._open[_key(event)] = Open(lane, depth, name, arguments, self._lines)
             return self._line(event, lane, depth, "┌ ", call)
         self._put_outcome(call, end, lane)
@@ -267,6 +269,14 @@ def _names(event: Event) -> tuple[str, str]:
     if owner == event.get("module"):
         owner = owner.rpartition(".")[2]
     return escaped(owner), escaped(name)
+
+
+def _request(request: object) -> str:
+    """The method, or the protocol where there is none, and the route: ``GET /rooms/{room_id}``."""
+    if not isinstance(request, dict):
+        return ""
+    parts = [request.get("method") or request.get("protocol"), request.get("route")]
+    return clip(escaped(" ".join(str(part) for part in parts if part)), _REMINDER_CELLS)
 
 
 def _slowness(micros: int) -> str:

@@ -139,6 +139,30 @@ def test_task_spawned_by_a_call_names_it(program: Program) -> None:
     assert lines == ["┌ Chat.fan_out()", "· fan_out ▸ Chat.deliver()  5 µs", "└ fan_out  5 µs"]
 
 
+@pytest.mark.parametrize(
+    ("request_of_it", "shown"),
+    [
+        ({"protocol": "http", "method": "GET", "route": "/rooms/{room}"}, "GET /rooms/{room} ▸ chat.join(room='a')"),
+        ({"protocol": "websocket", "route": "/ws/(a)"}, "websocket /ws/(a) ▸ chat.join(room='a')"),
+        ({"protocol": "http", "method": "POST"}, "POST ▸ chat.join(room='a')"),
+        ({"route": "/\x1b" + "x" * 80}, f"/\\x1b{'x' * 54}… ▸ chat.join(room='a')"),
+        (["odd"], "chat.join(room='a')"),
+    ],
+)  # fmt: skip
+def test_request_of_itthat_a_call_is_part_of(program: Program, request_of_it: object, shown: str) -> None:
+    """The first call of a request names method and route; the line that closes it repeats the arguments only."""
+    begin = program.enter("Task-1", "chat.join", room="a") | {"request": request_of_it}
+    lines = trimmed(tree(width=160).render([begin, *calls_in_between(program), program.leave("Task-1")]))
+
+    assert lines[0] == f"┌ {shown}"
+    assert lines[-1].startswith("└ join(room='a')")
+
+
+def calls_in_between(program: Program) -> list[dict[str, Any]]:
+    """So many that who reads the end has forgotten the beginning."""
+    return [event for _ in range(40) for event in (program.enter("Task-1", "chat.get"), program.leave("Task-1"))]
+
+
 def test_exception_on_its_way_up_is_told_once(program: Program) -> None:
     """Message and place stand where the exception was raised; its type in each call it passes."""
     events = [program.enter("T", "a.f"), program.enter("T", "a.g")]
