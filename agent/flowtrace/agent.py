@@ -6,6 +6,7 @@ goes wrong here stops the program: it is said in one line on stderr, and less is
 
 from __future__ import annotations
 
+import _thread
 import atexit
 import contextlib
 import os
@@ -101,6 +102,8 @@ class Agent:
         silence = self._fork_silence
         os.register_at_fork(before=silence.begin, after_in_parent=silence.end_in_parent, after_in_child=silence.end)
         os.register_at_fork(after_in_child=self._after_fork)
+        held = HeldSignals(self._stop_and_die)
+        os.register_at_fork(before=held.hold, after_in_parent=held.release, after_in_child=held.release)
         self._stop_before_default_actions(signal.SIGTERM, signal.SIGHUP)
 
     def stop(self) -> None:
@@ -306,15 +309,40 @@ class Agent:
 
     def _stop_before_default_actions(self, *signals: signal.Signals) -> None:
         """The default action ends the process past `atexit`; where a handler is in place, the program decides."""
-
-        def stop_and_die(number: int, frame: types.FrameType | None) -> None:
-            self.stop()
-            signal.signal(number, signal.SIG_DFL)
-            os.kill(os.getpid(), number)
-
         for each in signals:
             if signal.getsignal(each) is signal.SIG_DFL:
-                signal.signal(each, stop_and_die)
+                signal.signal(each, self._stop_and_die)
+
+    def _stop_and_die(self, number: int, frame: types.FrameType | None) -> None:
+        self.stop()
+        signal.signal(number, signal.SIG_DFL)
+        os.kill(os.getpid(), number)
+
+
+class HeldSignals:
+    """Keeps signals that our handler is for from being lost in a fork: Python forgets what comes before its hooks.
+
+    Without a handler of Python's they would have ended the child at once.
+
+    Args:
+        handler: Ours; where the program has put its own in place, that is as it is untraced.
+    """
+
+    def __init__(self, handler: Callable[..., None]) -> None:
+        self._handler = handler
+        self._masks: dict[int, Any] = {}  # that were in force, by thread
+
+    def hold(self) -> None:
+        """Before a fork."""
+        ours = [each for each in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(each) == self._handler]
+        if ours:
+            self._masks[_thread.get_ident()] = signal.pthread_sigmask(signal.SIG_BLOCK, ours)
+
+    def release(self) -> None:
+        """After it, in both processes."""
+        mask = self._masks.pop(_thread.get_ident(), None)
+        if mask is not None:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
 
 def _finalize_last(agent: Agent) -> None:

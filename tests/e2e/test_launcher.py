@@ -498,3 +498,29 @@ def test_subprocess_that_starts_python_is_traced(write: Write, run_traced: Run) 
     assert starts[child] == ended.pid
     assert len({event["run"] for event in ended.events if event["event"] == "START"}) == 1
     harness.check_conservation(ended.events)
+
+
+AT_ONCE = """
+import os, signal, sys, time
+
+def ends(number):
+    pid = os.fork()
+    if pid == 0:
+        time.sleep(20)
+        os._exit(0)
+    os.kill(pid, number)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+os.sched_setaffinity(0, [min(os.sched_getaffinity(0))])  # so that the parent goes on first
+for number in (signal.SIGTERM, signal.SIGHUP):
+    print({ends(number) for _ in range(20)}, signal.pthread_sigmask(signal.SIG_BLOCK, []))
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="only Linux says which processor to use")
+def test_child_that_is_ended_as_soon_as_it_is_forked(write: Write, run_traced: Run) -> None:
+    """No signal is forgotten between the fork and the first instruction in the child."""  # fault P7
+    write("app.py", AT_ONCE)
+    ended = run_traced([sys.executable, "app.py"])
+
+    assert ended.stdout.splitlines() == ["{-15} set()", "{-1} set()"]
