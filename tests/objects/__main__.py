@@ -9,28 +9,9 @@ from __future__ import annotations
 import argparse
 import itertools
 import multiprocessing
-import random
 import sys
-import traceback
-from typing import NamedTuple
 
-from tests.objects.capture import check_batch
-
-
-class Outcome(NamedTuple):
-    """What came of a batch."""
-
-    seed: int
-    objects: int
-    failure: str = ""
-
-
-def check(seed: int) -> Outcome:
-    """Check the objects that a seed makes."""
-    try:
-        return Outcome(seed, check_batch(random.Random(seed)))
-    except BaseException:  # noqa: BLE001  # the traps raise what they like, and the seed must be said
-        return Outcome(seed, 0, traceback.format_exc())
+from tests.objects.capture import check
 
 
 def main() -> int:

@@ -6,8 +6,9 @@ import gc
 import json
 import random
 import sys
+import traceback
 import warnings
-from typing import Any
+from typing import Any, NamedTuple
 
 from flowtrace.redaction import Redactor
 from flowtrace.values import Encoder, Limits
@@ -55,6 +56,22 @@ def check_batch(choose: random.Random, *, roots: int = ROOTS, kinds: int = 40) -
         del shop
         gc.collect()  # here, where their finalizers are harmless
     return total
+
+
+class Outcome(NamedTuple):
+    """What came of a batch."""
+
+    seed: int
+    objects: int
+    failure: str = ""
+
+
+def check(seed: int) -> Outcome:
+    """Check the objects that a seed makes."""
+    try:
+        return Outcome(seed, check_batch(random.Random(seed)))
+    except BaseException:  # noqa: BLE001  # the traps raise what they like, and the seed must be said
+        return Outcome(seed, 0, traceback.format_exc())
 
 
 def _check(shop: Workshop, limits: Limits) -> None:
