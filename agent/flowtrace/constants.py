@@ -21,6 +21,9 @@ SUSPENDABLE = "suspendable_"  # begins the parts of bodies that can be suspended
 FOLDER = __file__.rpartition("constants.py")[0]  # the beginning of the file names of our frames
 
 
+_TRACEBACK: Any = BaseException.__dict__["__traceback__"]  # asking the exception would ask its class
+
+
 class Raised:
     """Stands for the result of a body that an exception leaves."""
 
@@ -37,7 +40,7 @@ def without_our_frames(error: BaseException) -> None:
 
     The first is that of the traced body; calls that have no line there were made at the line of its ``def``.
     """
-    first = error.__traceback__
+    first = _TRACEBACK.__get__(error)
     if first is None:
         return
     after = first.tb_next
@@ -46,7 +49,7 @@ def without_our_frames(error: BaseException) -> None:
     line: int | None = first.tb_lineno
     if line is None:
         line = first.tb_frame.f_code.co_firstlineno
-    error.__traceback__ = types.TracebackType(after, first.tb_frame, first.tb_lasti, line)
+    _TRACEBACK.__set__(error, types.TracebackType(after, first.tb_frame, first.tb_lasti, line))
 
 
 def name_of(part: str, module: str, qualname: str, line: int) -> str:

@@ -19,7 +19,7 @@ _stored_module_of = type.__dict__["__module__"].__get__
 flags_of = type.__dict__["__flags__"].__get__
 module_dict_of = vars(types.ModuleType)["__dict__"].__get__
 args_of = BaseException.__dict__["args"].__get__
-_traceback_of = BaseException.__dict__["__traceback__"].__get__
+traceback_of = BaseException.__dict__["__traceback__"].__get__
 exception_dict_of = BaseException.__dict__["__dict__"].__get__
 group_of = BaseExceptionGroup.__dict__["exceptions"].__get__
 filename_of = OSError.__dict__["filename"].__get__
@@ -111,7 +111,7 @@ def is_from(module: str, name: str, kind: type) -> bool:
 
 def raised_at(error: BaseException) -> str | None:
     """File name and line of the innermost frame, or None where there is none or it is very far down."""
-    trace = _traceback_of(error)
+    trace = traceback_of(error)
     for _ in range(_MAX_FRAMES):
         if trace is None:
             break

@@ -28,6 +28,7 @@ from typing import Any, NamedTuple, Protocol, TypeAlias
 
 from flowtrace.constants import FOLDER, Raised, name_of, named
 from flowtrace.events import ENTER, EXCEPTION, EXIT, NO_RESULT, NOT_CAPTURED, Record
+from flowtrace.introspection import module_of, traceback_of
 from flowtrace.tracecontext import Remote
 
 Current: TypeAlias = "tuple[int | str, int | str] | tuple[Entry, None]"
@@ -404,7 +405,7 @@ def _same_exception(me: Thread, error: BaseException | None) -> bytes | None:
     raised = me.raised
     if raised is None or error is None or raised.error != id(error):
         return None
-    first = error.__traceback__
+    first = traceback_of(error)
     traceback = first.tb_next if first else None
     for _ in range(MAX_UNTRACED_FRAMES):
         if traceback is None or first is None:
@@ -420,17 +421,18 @@ def _new_exception(me: Thread, error: BaseException | None, encode: Callable[[Ba
     if error is None:
         return b"null"
     payload = encode(error)
-    first = error.__traceback__
+    first = traceback_of(error)
     me.raised = Unwinding(id(error), id(first), first.tb_frame.f_code, payload) if first else None
     return payload
 
 
 def _is_internal(error: BaseException) -> bool:
     """Whether an exception is the agent's own failure, not one that a signal handler or another thread sent here."""
-    if isinstance(error, (RecursionError, MemoryError)):
+    kind = type(error)
+    if issubclass(kind, (RecursionError, MemoryError)):
         return True
-    traceback = error.__traceback__
+    traceback = traceback_of(error)
     while traceback is not None and traceback.tb_next is not None:
         traceback = traceback.tb_next
     inside = traceback is not None and traceback.tb_frame.f_code.co_filename.startswith(FOLDER)
-    return inside and isinstance(error, Exception) and type(error).__module__ == "builtins"
+    return inside and issubclass(kind, Exception) and module_of(kind) == "builtins"

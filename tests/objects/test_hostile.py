@@ -102,7 +102,6 @@ def test_traced_functions_give_what_untraced_ones_give(seed: int) -> None:
     _compare(seed, raising=False)
 
 
-@pytest.mark.xfail(strict=True, reason="the recorder asks an exception for its __traceback__ by name")
 @pytest.mark.parametrize("seed", range(4))
 def test_traced_functions_raise_what_untraced_ones_raise(seed: int) -> None:
     """Hostile exceptions leave functions that are traced as they leave others, and none of their code runs."""
@@ -126,8 +125,14 @@ def _compare(seed: int, *, raising: bool) -> None:
             calls = list(LEDGER.calls)  # Python itself looks at a SyntaxError that is raised
         with LEDGER.watch():
             found = _outcome(traced.drive, value, raising)
-        if calls != LEDGER.calls or not (len(found) == len(expected) and all(map(_is_same, found, expected))):
-            pytest.fail(f"ran {LEDGER.calls}, untraced {calls}", pytrace=False)  # no repr of what is hostile
+            ran = list(LEDGER.calls)
+        if raising and sys.version_info < (
+            3,
+            12,
+        ):  # there Python asks a metaclass at each `except` or `finally` it meets
+            calls, ran = ([name for name in each if name != "__subclasscheck__"] for each in (calls, ran))
+        if calls != ran or not (len(found) == len(expected) and all(map(_is_same, found, expected))):
+            pytest.fail(f"ran {ran}, untraced {calls}", pytrace=False)  # no repr of what is hostile
 
     assert values
     assert engine.recorder.state.failures == 0
