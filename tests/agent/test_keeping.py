@@ -217,6 +217,22 @@ def test_task_that_begins_when_its_root_has_ended_belongs_to_it() -> None:
     assert {span for _, span in program.shown()} == {root, task}
 
 
+def test_tree_that_goes_on_keeps_no_other_waiting() -> None:
+    """One that had ended before another and then went on is due after it."""
+    program = Program()
+    first = program.call(kind=EXCEPTION)
+    program.now += LINGER_NS // 2
+    second = program.call(kind=EXCEPTION)
+    program.now += LINGER_NS // 4
+    task = program.call(first)
+    program.now += LINGER_NS // 4 * 3
+    program.turn()
+    assert program.shown() == [(ENTER, second), (EXCEPTION, second)]
+
+    program.rest()
+    assert program.shown()[2:] == [(ENTER, first), (EXCEPTION, first), *whole(task)]
+
+
 @pytest.mark.parametrize("is_slow", [False, True])
 def test_late_call_is_a_tree_of_its_own(is_slow: bool) -> None:
     """It names the call above if that was delivered; else it is shown as a root, and what is delivered is closed."""
@@ -312,6 +328,18 @@ def test_long_tree_is_decided_by_part() -> None:
     assert program.shown()[6:] == [(EXIT, loop), (EXCEPTION, connection)]
     assert program.keeper.discarded_calls == 3
     assert program.keeper.held_bytes == 0
+
+
+def test_late_call_below_a_part() -> None:
+    """It names the call above, which was delivered as a part."""
+    program = Program(BY_PART)
+    connection = program.enter()
+    part = program.call(connection, kind=EXCEPTION)
+    program.now += 1_000 * MS
+    program.turn()
+    program.call(part, kind=EXCEPTION)
+    program.rest()
+    assert [record[7] for record in program.delivered[-2:]] == [part, part]
 
 
 def test_open_calls_are_not_delivered_for_nothing() -> None:
@@ -449,6 +477,26 @@ def test_what_has_ended_makes_room_first() -> None:
     assert program.shown() == [(ENTER, old), *whole(inside), (EXCEPTION, old)]
 
 
+def test_oldest_goes_first_be_it_a_tree_or_an_open_call() -> None:
+    """A connection that has waited for long does not crowd out requests, nor does a younger one an older request."""
+    program = Program(Terms(None, True, 1_000 * MS, 4 * (HELD_BYTES + 4)))
+    connection = program.enter()
+    program.now += 500 * MS
+    request = program.enter()
+    program.enter(connection)
+    program.now += 500 * MS
+    program.turn()
+    assert (program.delivered, program.keeper.discarded_calls) == ([], 0)
+
+    program.call(request)
+    program.turn()
+    assert (program.shown(), program.keeper.discarded_calls) == ([(ENTER, connection)], 0)
+
+    program.enter(request)
+    program.turn()
+    assert (program.shown(), program.keeper.discarded_calls) == ([(ENTER, connection)], 1)
+
+
 def test_open_calls_that_do_not_fit_are_delivered() -> None:
     """They may not be discarded, for what is below could fail, and they may not wait."""
     program = Program(SLOW_OR_FAILED._replace(max_bytes=10 * (HELD_BYTES + 2)))
@@ -481,9 +529,11 @@ def test_calls_that_are_remembered_are_bounded(monkeypatch: pytest.MonkeyPatch) 
     program = Program()
     roots = [program.call(took=60 * MS) for _ in range(4)]
     program.rest()
-    lates = [program.call(root, kind=EXCEPTION) for root in (roots[1], roots[0])]
-    program.rest()
-    assert [record[7] for record in program.delivered if record[2] in lates] == [roots[1], None]
+    for parent in (roots[1], roots[1], roots[1], roots[1], roots[2]):
+        program.call(parent, kind=EXCEPTION)
+        program.rest()
+    parents = [record[7] for record in program.delivered[8:]]
+    assert parents == [*[roots[1]] * 8, None, None]
     assert len(program.keeper._delivered) == 3
 
 
@@ -591,7 +641,10 @@ def do(program: Program, step: Step, turn: Callable[[], None]) -> None:
 
 
 def assert_closed(program: Program) -> None:
-    """No EXIT without its ENTER before it, no call without the one above; each ENTER has its end if there is one."""
+    """No EXIT without its ENTER before it, no call without the one above; each ENTER has its end if there is one.
+
+    A call is shown as a root only if it is one, or if the one above is not delivered at all.
+    """
     entered: set[int] = set()
     left: set[int] = set()
     for record in program.delivered:
@@ -603,6 +656,9 @@ def assert_closed(program: Program) -> None:
             assert record[9] in entered, record
             left.add(record[9])
     assert left == entered & {*program.left}
+    for record in program.delivered:
+        if record[0] == ENTER and record[7] is None:
+            assert program.recorded[record[2] - program.first][7] not in entered
 
 
 def assert_consistent(keeper: Keeper) -> None:
