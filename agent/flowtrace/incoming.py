@@ -269,14 +269,18 @@ def _of_gunicorn(values: Values) -> Arrived:
     return Arrived("http", _held(values["req"], "method"), *_found_in(_held(values["req"], "headers")))
 
 
-def _found_in(headers: Iterable[tuple[object, object]] | None) -> tuple[str | None, str | None]:
+def _found_in(headers: Iterable[tuple[Any, object]] | None) -> tuple[str | None, str | None]:
     """``traceparent`` and ``tracestate`` among names and values; what comes twice is joined, as HTTP has it."""
     found: dict[str, str] = {}
     for name, value in headers or ():
-        key, text = _text(name).lower(), _text(value)
-        if key in (HEADER, STATE_HEADER):
-            found[key] = f"{found[key]},{text}" if key in found else text
+        if type(name) in (bytes, str) and len(name) in _LENGTHS:
+            key, text = _text(name).lower(), _text(value)
+            if key in (HEADER, STATE_HEADER):
+                found[key] = f"{found[key]},{text}" if key in found else text
     return found.get(HEADER), found.get(STATE_HEADER)
+
+
+_LENGTHS = (len(HEADER), len(STATE_HEADER))
 
 
 def _text(value: object) -> str:
