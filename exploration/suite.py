@@ -220,6 +220,7 @@ class Suite:
             "targets": [{"modules": [*self.package.targets, *(["@project"] if self._tests_too else [])]}],
             "queue": {"max_events": 1_000_000, "max_bytes": "256MiB", "overflow": "block", "block_timeout": "1m"},
             "flush": {"shutdown_timeout": "2m"},
+            "propagation": {"accept": False, "send": False},  # suites of HTTP clients look at every header
             "sinks": [sink],
         }
         file.write_text(json.dumps(config))
