@@ -37,7 +37,7 @@ INNOCENT_NAMES = listed("""
     total_tokens prompt_tokens token_type token_ids tokenizer tokenize next_page_token pad_token secretary secret_name
     passenger passport bypass compass pass_count first_pass session_count session_timeout session_factory obsession
     keyboard keyword key keys monkey primary_key sort_key cache_key partition_key assign_key design_key cookie_domain
-    cookie_path cookiecutter password_length password_policy password_min_length card card_id cards accredited credit
+    cookie_path cookiecutter password_length password_policy password_min_length card_id accredited credits
     discard_no wildcard_number access accessory ward user_id username room_id message content url status_code curses
 """)
 
