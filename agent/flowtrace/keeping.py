@@ -259,12 +259,12 @@ class Keeper:
                 continue
             tree = tree or next(iter(self._trees.values()), None)
             stem = next(iter(self._stems.values()), None)
-            if stem and not (tree and (not tree.open or tree.root < stem.span)):
+            if tree and not (stem and tree.open and stem.span < tree.root):
+                self._decide(tree)
+            elif stem:
                 plan = _Plan()  # it can neither be decided nor wait
                 plan.deliver_stem(stem)
                 self._carry_out(plan)
-            elif tree:
-                self._decide(tree)
 
     def _is_wanted(self, took_ns: int | None, *, failed: bool) -> bool:
         slower_than_ns = self.terms.slower_than_ns

@@ -14,11 +14,15 @@ import orjson
 import pytest
 
 from flowtrace import lane as lane_module
-from flowtrace.dispatcher import Dispatcher
+from flowtrace.config import Keep
+from flowtrace.constants import Raised
+from flowtrace.dispatcher import Dispatcher, _next_of
 from flowtrace.errors import SinkError
 from flowtrace.events import STATEMENT, Batch, Described, Ids, Lines
 from flowtrace.hooks import Batching
+from flowtrace.keeping import Keeper
 from flowtrace.lane import Lane
+from flowtrace.quantities import Duration
 from flowtrace.recorder import Recorder, Target
 from flowtrace.testing import MemorySink
 from tests.agent.engine import Shown
@@ -43,7 +47,7 @@ class Gated(MemorySink):
 class Pipeline:
     """A recorder, its dispatcher, and a lane for each sink, called ``sink0``, ``sink1`` and so on."""
 
-    def __init__(self) -> None:
+    def __init__(self, keep: Keep | None = None) -> None:
         self.recorder = Recorder()
         lines = Lines(
             describe=lambda index: Described("m", self.recorder.targets[index].qualname),
@@ -52,7 +56,7 @@ class Pipeline:
             wall_offset_ns=0,
             values_as_text=True,
         )
-        self.dispatcher = Dispatcher(self.recorder, lines, run="00000000000000aa", interval_ns=5_000_000)
+        self.dispatcher = Dispatcher(self.recorder, lines, run="00000000000000aa", interval_ns=5_000_000, keep=keep)
         self.functions = self.recorder.functions(Target("m", "f", 1, Shown()))
         self.sinks: list[MemorySink] = []
         self.warnings: list[str] = []
@@ -79,6 +83,14 @@ class Pipeline:
         """Record calls without any inside."""
         for _ in range(times):
             self.functions.leave(self.functions.enter({}), None)
+
+    def fail(self) -> None:
+        """Record a call that raises."""
+        flow = self.functions.enter({})
+        try:
+            raise KeyError("x")
+        except KeyError:
+            self.functions.leave(flow, Raised)
 
     def stop(self, timeout_s: float = SOON_S) -> None:
         """End the dispatcher."""
@@ -110,8 +122,9 @@ def last(sink: MemorySink) -> Event:
 
 
 def balanced(stop: Event) -> bool:
-    """Whether recorded = delivered + lost for each sink."""
-    return all(stop["recorded"] == stop["delivered"][name] + stop["lost"][name] for name in stop["delivered"])
+    """Whether recorded = delivered + lost + discarded for each sink."""
+    recorded = stop["recorded"] - stop["discardedEvents"]
+    return all(recorded == stop["delivered"][name] + stop["lost"][name] for name in stop["delivered"])
 
 
 # -- what is delivered -----------------------------------------------------------------------------------------------
@@ -383,6 +396,162 @@ def test_blocked_calls_lose_nothing(pipeline: Pipeline) -> None:
 
     assert kinds(sink) == ["ENTER", "EXIT"] * 40 + ["STOP"]
     assert last(sink)["lost"] == {"sink0": 0}
+
+
+# -- what is kept ----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def keeping(monkeypatch: pytest.MonkeyPatch) -> Iterator[Pipeline]:
+    """A pipeline that delivers what has failed."""
+    monkeypatch.setattr(lane_module, "BACKOFF_BASE_S", 0.0)
+    some = Pipeline(Keep())
+    yield some
+    some.stop()
+
+
+def test_what_did_not_fail_is_counted(keeping: Pipeline, wait_until: Callable[..., Any]) -> None:
+    """A tree that has failed comes when it has ended; the numbers that are missing are those STOP says."""
+    sinks = MemorySink(), MemorySink()
+    keeping.start(*sinks)
+    keeping.dispatcher.state("START", service="shop")
+    keeping.call(10)
+    keeping.fail()
+    wait_until(lambda: all(len(sink.events) == 3 for sink in sinks))
+    keeping.call(10)
+    keeping.stop()
+
+    for sink in sinks:
+        assert kinds(sink) == ["START", "ENTER", "EXCEPTION", "STOP"]
+        stop = last(sink)
+        assert (stop["recorded"], stop["discardedCalls"], stop["discardedEvents"]) == (43, 20, 40)
+        assert (stop["delivered"], stop["lost"]) == ({"sink0": 3, "sink1": 3}, {"sink0": 0, "sink1": 0})
+        assert stop["seq"] - len({event["seq"] for event in sink.events[:-1]}) == 40
+        assert balanced(stop)
+
+
+def test_what_is_held_leaves_room_on_the_queue(keeping: Pipeline, wait_until: Callable[..., Any]) -> None:
+    """Its bound is `keep.max_bytes`: a tree larger than the queue is whole."""
+    state = keeping.recorder.state
+    state.max_bytes = 20_000
+    sink = MemorySink()
+    keeping.start(sink)
+    root = keeping.functions.enter({})
+    for _ in range(20):
+        keeping.call(10)
+        wait_until(lambda: state.queued_bytes == state.drained_bytes)
+    keeping.fail()
+    keeping.functions.leave(root, None)
+    keeping.stop()
+
+    assert kinds(sink) == ["ENTER", *["ENTER", "EXIT"] * 200, "ENTER", "EXCEPTION", "EXIT", "STOP"]
+    assert last(sink)["lost"] == {"sink0": 0}
+
+
+@pytest.mark.parametrize("is_failed", [False, True])
+def test_what_is_open_at_the_end_is_decided(is_failed: bool, keeping: Pipeline) -> None:
+    """By what is known then; what ends later is in the totals all the same."""
+    sink = MemorySink()
+    keeping.start(sink)
+    flow = keeping.functions.enter({})
+    if is_failed:
+        keeping.fail()
+    keeping.stop()
+    keeping.functions.leave(flow, None)
+
+    assert kinds(sink) == (["ENTER", "ENTER", "EXCEPTION"] if is_failed else []) + ["STOP"]
+    assert (last(sink)["openCalls"], last(sink)["discardedCalls"]) == ((1, 0) if is_failed else (0, 1))
+    assert balanced(last(sink))
+
+
+@pytest.mark.parametrize(
+    ("owner", "name", "is_done"),
+    [
+        (Lines, "line", False),
+        (Lane, "offer", False),
+        *((Keeper, name, is_done) for name in ("take", "settle", "end", "batch", "sent") for is_done in (False, True)),
+    ],
+)
+def test_program_that_leaves_no_room_doubles_nothing_that_is_kept(
+    owner: type, name: str, is_done: bool, keeping: Pipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An error between the queue and the lanes, before or after a step: what was at hand goes on."""  # faults C7, T9
+    unharmed, calls, strikes = getattr(owner, name), itertools.count(), {1, 3, 6, 10, 15, 21, 28}
+
+    def struck(*args: Any) -> Any:
+        is_struck = next(calls) in strikes
+        if is_struck and not is_done:
+            raise RecursionError
+        result = unharmed(*args)
+        if is_struck:
+            raise RecursionError
+        return result
+
+    monkeypatch.setattr(owner, name, struck)
+    sinks = MemorySink(), MemorySink()
+    keeping.start(*sinks)
+    for _ in range(20):
+        keeping.call()
+        keeping.fail()
+    keeping.stop()
+
+    for sink in sinks:
+        assert kinds(sink) == ["ENTER", "EXCEPTION"] * 20 + ["STOP"]
+        assert len({event["seq"] for event in sink.events}) == 41
+        assert (last(sink)["discardedCalls"], last(sink)["lost"]) == (20, {"sink0": 0, "sink1": 0})
+        assert balanced(last(sink))
+    assert keeping.recorder.state.queued_bytes == keeping.recorder.state.drained_bytes
+
+
+def test_other_rules_come_into_force(pipeline: Pipeline, wait_until: Callable[..., Any]) -> None:
+    """Calls that were open before are delivered with their ends; without rules, all is delivered again, and at once."""
+    sink = MemorySink()
+    pipeline.start(sink)
+    before = pipeline.functions.enter({})
+    wait_until(lambda: len(sink.events) == 1)
+    pipeline.dispatcher.keep(Keep(max_wait=Duration("1h")))
+    wait_until(lambda: pipeline.dispatcher._keeper)
+    pipeline.call()
+    pipeline.fail()
+    wait_until(lambda: len(sink.events) == 3)
+    pipeline.functions.leave(before, None)
+    wait_until(lambda: len(sink.events) == 4)
+    held = pipeline.functions.enter({})
+    pipeline.dispatcher.keep(None)
+    wait_until(lambda: len(sink.events) == 5)
+    pipeline.call()
+    wait_until(lambda: len(sink.events) == 7)
+    pipeline.functions.leave(held, None)
+    pipeline.stop()
+
+    assert kinds(sink) == ["ENTER", "ENTER", "EXCEPTION", "EXIT", "ENTER", "ENTER", "EXIT", "EXIT", "STOP"]
+    spans = [event["spanId"] for event in sink.events[:-1]]
+    assert [event["parentId"] for event in sink.events[:-1]] == [
+        None,
+        spans[0],
+        spans[0],
+        None,
+        None,
+        *spans[4:5] * 2,
+        None,
+    ]
+    assert last(sink)["discardedEvents"] == 2
+    assert balanced(last(sink))
+
+
+def test_no_rules_before_and_after(pipeline: Pipeline, wait_until: Callable[..., Any]) -> None:
+    """A reload of a configuration without `keep` leaves everything as it is."""
+    pipeline.start(MemorySink())
+    pipeline.dispatcher.keep(None)
+    wait_until(lambda: pipeline.dispatcher._terms is None)
+    assert pipeline.dispatcher._keeper is None
+
+
+@pytest.mark.parametrize("start", [0, 7, 1 << 40])
+def test_next_number_is_seen_without_being_taken(start: int) -> None:
+    """Of a counter at its beginning and later."""
+    numbers = itertools.count(start)
+    assert [_next_of(numbers), next(numbers), _next_of(numbers), next(numbers)] == [start, start, start + 1, start + 1]
 
 
 # -- the end ---------------------------------------------------------------------------------------------------------
