@@ -21,6 +21,7 @@ from flowtrace.introspection import (
     is_from,
     module_dict_of,
     module_of,
+    mro_of,
     namespace_of,
     qualname_of,
     slot_of,
@@ -139,13 +140,17 @@ def _address(kind: Any, value: Any) -> str:
     return f"{kind(number)}%{scope}" if type(scope) is str else str(kind(number))
 
 
-def _network(kind: Any, value: Any) -> str:
+def _prefixed(kind: Any, value: Any) -> str:
+    """A network or an interface: an address and the length of its prefix."""
     fields = object.__getattribute__(value, "__dict__") if type(value) is kind else {}
-    address, length = stored_under("network_address", fields), stored_under("_prefixlen", fields)
-    for name in ("IPv4Address", "IPv6Address"):
-        if is_from("ipaddress", name, type(address)) and type(length) is int:
-            return f"{_address(type(address), address)}/{length}"
-    return f"<{class_name(kind)}>"
+    length, address = stored_under("_prefixlen", fields), stored_under("network_address", fields)
+    if "Interface" in title_of(kind):
+        text = _address(mro_of(kind)[1], value)
+    elif is_from("ipaddress", "IPv4Address", type(address)) or is_from("ipaddress", "IPv6Address", type(address)):
+        text = _address(type(address), address)
+    else:
+        text = ""
+    return f"{text}/{length}" if text and type(length) is int else f"<{class_name(kind)}>"
 
 
 def _ndarray(kind: Any, value: Any) -> str:
@@ -165,10 +170,8 @@ _LIBRARY_TYPES: dict[tuple[str, str], Callable[[Any, Any], object]] = {
     ("uuid", "UUID"): _uuid,
     ("decimal", "Decimal"): _decimal,
     ("fractions", "Fraction"): _fraction,
-    ("ipaddress", "IPv4Address"): _address,
-    ("ipaddress", "IPv6Address"): _address,
-    ("ipaddress", "IPv4Network"): _network,
-    ("ipaddress", "IPv6Network"): _network,
+    **{("ipaddress", name): _address for name in ("IPv4Address", "IPv6Address")},
+    **{("ipaddress", f"IPv{version}{what}"): _prefixed for version in (4, 6) for what in ("Network", "Interface")},
     ("numpy", "ndarray"): _ndarray,
     **{("pathlib", flavour): _path for flavour in ("PosixPath", "WindowsPath", "PurePosixPath", "PureWindowsPath")},
 }

@@ -406,6 +406,7 @@ class Encoder:
     def _key(self, key: Any, call: _Call) -> str:
         kind = type(key)
         if kind is tuple or kind is frozenset or kind is types.MappingProxyType:
+            call.left -= 16
             return f"<{kind.__name__}>"
         outer, call.path = call.path, self._closed_path
         plain = self._plain(key, call)

@@ -237,7 +237,7 @@ class Workshop:
         kind, arguments = self.choose.choice(self.kinds)
         if self.choose.random() < 0.1:
             return kind
-        return self._fill(_build(kind, arguments(self)))
+        return self._fill(build(kind, arguments(self)))
 
     def container(self) -> Any:
         """A container of Python's own; now and then one that is part of itself."""
@@ -272,7 +272,7 @@ class Workshop:
         maker = self.choose.choice(HOLDERS)
         try:
             return maker(self, inner)
-        except (TypeError, ValueError, AttributeError, OverflowError):  # not with this one
+        except (TypeError, ValueError, AttributeError, OverflowError, ReferenceError):  # not with this one
             return [inner]
 
     # Classes
@@ -371,12 +371,12 @@ class Workshop:
 def _is_hashable(value: Any) -> bool:
     try:
         hash(value)
-    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError):
+    except (ArithmeticError, AttributeError, LookupError, ReferenceError, TypeError, ValueError):
         return False
     return True
 
 
-def _build(kind: Any, arguments: tuple[Any, ...]) -> Any:
+def build(kind: Any, arguments: tuple[Any, ...]) -> Any:
     """An instance, made by the first class that is not hostile."""
     mro = type.__dict__["__mro__"].__get__(kind)
     base = next(owner for owner in mro if type.__dict__["__qualname__"].__get__(owner) in _BASE_NAMES)

@@ -18,8 +18,8 @@ from flowtrace.redaction import Redactor
 from flowtrace.values import Encoder, Limits
 from tests.agent.engine import Engine, plain
 from tests.objects.capture import check_batch
-from tests.objects.hostile import Workshop
-from tests.objects.traps import LEDGER, SPECIAL, traps
+from tests.objects.hostile import BASES, Workshop, build
+from tests.objects.traps import LEDGER, SPECIAL, hostile_metaclass, traps
 
 PROGRAM = '''
 import contextlib
@@ -160,6 +160,23 @@ def test_a_batch_can_be_made_again() -> None:
     sizes = [check_batch(random.Random("again"), roots=10) for _ in range(2)]
 
     assert sizes[0] == sizes[1]
+
+
+@pytest.mark.parametrize("number", range(len(BASES)))
+def test_hostile_subclasses_are_still_recognised(number: int) -> None:
+    """An object of a class of traps, whose class is one itself, is shown under the name of its class."""
+    # faults U9, U13
+    base, arguments = BASES[number]
+    choose = random.Random(number)
+    meta = type if type(base) is not type else hostile_metaclass(choose)
+    kind = type.__new__(meta if meta is not type else type(base), f"Hostile{number}", (base,), traps(choose, base))
+    value = build(kind, arguments(Workshop(choose, kinds=0)))
+
+    with LEDGER.watch():
+        text = Encoder(limits=Limits(), redactor=Redactor()).result(value)
+
+    assert f"Hostile{number}" in text.decode()
+    assert LEDGER.calls == []
 
 
 def test_the_traps_work() -> None:
