@@ -162,6 +162,49 @@ def test_switched_off_nothing_is_recorded(scene: Scene) -> None:
     assert [event["args"] for event in of_kind(events, "ENTER")] == ['{"x":2}']
 
 
+def test_switched_off_libraries_have_their_own_code(scene: Scene) -> None:
+    """What is spliced has the code that Python compiled, also where it is imported meanwhile; and comes back."""
+    got = scene.run(
+        "import shop, http.client, wsgiref.handlers\n"
+        "def lengths():\n"
+        "    from starlette.applications import Starlette\n"
+        "    spliced = http.client.HTTPConnection.endheaders, wsgiref.handlers.BaseHandler.run, Starlette.__call__\n"
+        "    return [len(each.__code__.co_code) for each in spliced]\n"
+        "agent.switch(on=False)\noff = lengths()\nagent.switch(on=True)\non = lengths()\n"
+        "agent.switch(on=False)\nfinish(off=off, on=on, again=lengths())\n"
+    )
+
+    assert got["off"] == got["again"]
+    assert all(off < on for off, on in zip(got["off"], got["on"], strict=True))
+
+
+@pytest.mark.parametrize("after", ["reload", "switch off, reload, switch on"])
+def test_propagation_may_be_changed_while_the_program_runs(scene: Scene, after: str) -> None:
+    """A reload decides whether requests are told where they belong."""
+    got = scene.run(
+        "import http.client, msgspec, shop\n"
+        "from flowtrace.config import Propagation\n"
+        "class Connection(http.client.HTTPConnection):\n"
+        "    sent = b''\n"
+        "    def send(self, data): self.sent += data\n"
+        "def sends():\n"
+        "    agent.recorder.current.set((1, 2))\n"
+        "    connection = Connection('a')\n"
+        "    connection.request('GET', '/')\n"
+        "    agent.recorder.current.set(None)\n"
+        "    return b'traceparent' in connection.sent\n"
+        "before = sends()\n"
+        "def change():\n"
+        "    config = msgspec.structs.replace(agent._config, propagation=Propagation(send=False))\n"
+        "    agent.reload(msgspec.structs.replace(agent._resolved, config=config))\n"
+        + ("change()\n" if after == "reload" else "agent.switch(on=False)\nchange()\nagent.switch(on=True)\n")
+        + "shop.f(1)\nfinish(before=before, after=sends())\n"
+    )
+
+    assert (got["before"], got["after"]) == (True, False)
+    assert of_kind(got["events"][0], "ENTER")
+
+
 def test_what_only_a_start_can_change_is_refused(scene: Scene) -> None:
     """A reload with another service is an error, and the old configuration stays."""
     script = (
