@@ -36,10 +36,12 @@ def names_are_texts(kind: type) -> bool:
 def slot_of(value: object, name: str) -> Any:
     """What a slot of an object holds, or None. Only where `names_are_texts` in its class and all bases."""
     for owner in mro_of(type(value)):
-        try:
-            return member_of(owner, name).__get__(value)
-        except AttributeError:
-            continue
+        member = member_of(owner, name)
+        if member is not None:
+            try:
+                return member.__get__(value)
+            except AttributeError:  # not set
+                continue
     return None
 
 

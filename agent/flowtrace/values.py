@@ -111,21 +111,20 @@ class Descriptions:
         if entry is None or call.patience_ns <= 0:
             return name, False
         began = self._clock()
+        plain: object = name
+        failure = ""
         try:
             plain = entry.function(value)
         except (Exception, SystemExit, GeneratorExit) as error:  # noqa: BLE001
+            failure = f"raised {title_of(type(error))}"
             entry.raised += 1
-            self._drop_after_third(entry.raised, entry, name, f"raised {title_of(type(error))}")
-            return name, True
         took = self._clock() - began
         call.patience_ns -= took
         entry.slow = entry.slow + 1 if took > SLOW_NS else 0
-        self._drop_after_third(entry.slow, entry, name, f"took more than {SLOW_NS // 1_000_000} ms")
-        return plain, False
-
-    def _drop_after_third(self, count: int, entry: _Described, name: str, problem: str) -> None:
-        if count >= _TRIES and self._described.pop(id(entry.kind), None) is not None:
-            self._warn(f"a plugin's description of {name} {problem} for the {_TRIES}rd time and is used no more")
+        if max(entry.raised, entry.slow) >= _TRIES and self._described.pop(id(entry.kind), None) is not None:
+            problem = failure or f"took more than {SLOW_NS // 1_000_000} ms"
+            self._warn(f"a plugin's description of {name} {problem} for the third time; it is used no more")
+        return plain, bool(failure)
 
 
 class _Described:
@@ -421,7 +420,7 @@ class Encoder:
                 break
             call.left -= len(name) + 4
             plain = name in self._plain_names or self._remember(name) or _holds_nothing(item)
-            shown[_unused(name, shown)] = self._plain(item, call) if plain else MARKER
+            shown[name if name not in shown else _unused(name, shown)] = self._plain(item, call) if plain else MARKER
             count += 1
         if count < total:
             shown[_unused("…", shown)] = Rest(total - count, "{} more")

@@ -953,7 +953,7 @@ def test_a_description_that_was_dropped_is_said_once() -> None:
 
     assert texts == [f"<{__name__}.Node>"] * 3 + [{"@type": "Node", "next": None}] * 5
     assert warnings == [
-        f"a plugin's description of <{__name__}.Node> raised ValueError for the 3rd time and is used no more"
+        f"a plugin's description of <{__name__}.Node> raised ValueError for the third time; it is used no more"
     ]
 
 
@@ -976,7 +976,7 @@ def test_a_description_that_is_slow_is_dropped_after_three_times_in_a_row() -> N
 
     assert texts == [{"asked": number} for number in range(1, 7)] + [{"@type": "Node", "next": None}] * 2
     assert warnings == [
-        f"a plugin's description of <{__name__}.Node> took more than 10 ms for the 3rd time and is used no more"
+        f"a plugin's description of <{__name__}.Node> took more than 10 ms for the third time; it is used no more"
     ]
     assert capture.failures == 0
 
