@@ -546,9 +546,10 @@ class Encoder:
         if not args:
             stored, _ = stored_fields(error, shape, self._max_items)
             fields = [(name, item) for name, item in stored if type(name) is str and name[:1] != "_"]
-            return ", ".join(f"{name}={self._named(name, item)}" for name, item in fields)
+            return ", ".join(f"{name}={self._named(name, item, call)}" for name, item in fields)
         if issubclass(base, OSError) and len(args) == 2:
-            args = (*args, filename_of(error))
+            filename = filename_of(error)
+            args = (*args, filename if id(type(filename)) in SCALARS else self._key(filename, call))
         if issubclass(base, BaseExceptionGroup) and type(args[0]) is str:
             return f"{args[0][:_LONG]} ({len(group_of(error))} sub-exceptions)"
         shown = args[: self._max_items]
@@ -558,10 +559,14 @@ class Encoder:
             except _OWN_FAILURES:  # it was made with other arguments
                 pass
         more = f", … {len(args) - len(shown)} more" if len(args) > len(shown) else ""
-        return ", ".join(map(inline, shown)) + more
+        return ", ".join(self._inline(arg, call) for arg in shown) + more
 
-    def _named(self, name: str, value: object) -> str:
-        return MARKER if self._is_secret(name) and not _holds_nothing(value) else inline(value)
+    def _named(self, name: str, value: object, call: _Call) -> str:
+        return MARKER if self._is_secret(name) and not _holds_nothing(value) else self._inline(value, call)
+
+    def _inline(self, value: object, call: _Call) -> str:
+        """A value inside a text: scalars as Python writes them, paths and the like as they are, others by their type."""
+        return inline(value) if id(type(value)) in SCALARS else self._key(value, call)
 
 
 class _Call:

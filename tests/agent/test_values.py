@@ -892,6 +892,11 @@ def test_messages_are_made_without_the_programs_code() -> None:
 
     assert raised(Loud(status=404, token="abc"))["message"] == f"status=404, token={MARKER}"
     assert raised(ValueError(Node(), 3))["message"] == f"<{__name__}.Node>, 3"
+    assert (
+        raised(ValueError(uuid.UUID(int=10), Colour.RED, [1]))["message"]
+        == f"{uuid.UUID(int=10)}, Colour.RED, [… 1 items]"
+    )
+    assert raised(FileNotFoundError(2, "No such file", pathlib.Path("/x")))["message"] == "[Errno 2] No such file: '/x'"
     assert raised(ValueError("cannot reach https://u:p@db/x with token=abc"))["message"] == (
         f"cannot reach https://{MARKER}@db/x with token={MARKER}"
     )
