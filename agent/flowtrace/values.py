@@ -565,7 +565,7 @@ class Encoder:
         return MARKER if self._is_secret(name) and not _holds_nothing(value) else self._inline(value, call)
 
     def _inline(self, value: object, call: _Call) -> str:
-        """A value inside a text: scalars as Python writes them, paths and the like as they are, others by their type."""
+        """A value inside a text: scalars as Python writes them, paths and the like as they are, others by type."""
         return inline(value) if id(type(value)) in SCALARS else self._key(value, call)
 
 
