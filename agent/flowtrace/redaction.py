@@ -30,20 +30,20 @@ _SHORTEST_TOKEN = 13  # characters; anything shorter is a secret only with a nam
 # where they match substrings ("author", "token_count" and "secretary" stay). By the name of the rule.
 NAME_RULES = {
     "passwords": r"""
-          passwor[dt] | passwd | pass_?phrase | pass_?code | pwd\d*_ | _pw\d*_$ | _pw_?hash_ | ^_pass_$
+          passwor[dt] | passwd | pass_?phrase | pass_?code | pwd\d*+_ | _pw\d*+_$ | _pw_?hash_ | ^_pass_$
         | _(?:my|db|database|user|usr|login|admin|root|smtp|mail|email|imap|ftp|ssh|http|proxy|redis|mysql|pg)_?pass_
         | kennwort | wachtwoord | contrase[_n]a | _senha_ | mot_?de_?passe | _salt_$
     """,
     "secrets and credentials": r"""
-          secrets?\d*_ | secret_?(?:key|token|value|access) | credential | _creds?_ | _principals?_$
+          secrets?\d*+_ | secret_?(?:key|token|value|access) | credential | _creds?_ | _principals?_$
     """,
     "tokens": r"""
           (?:_|access|auth|refresh|csrf|xsrf|id|api|bearer|session|user|bot|client|device|jwt|reset|security|ware
-            |twilio|logfire) tokens?\d*_
+            |twilio|logfire) tokens?\d*+_
         | _x?_?[cx]srf | _jwts?_ | _bearer_ | _(?:api|webhook|request|hmac|hub|stripe)_?signature_
     """,
     "keys": r"""
-          api_?keys?\d*_ | (?:access|private|secret|encryption)_?keys?_
+          api_?keys?\d*+_ | (?:access|private|secret|encryption)_?keys?_
         | _(?:sign|signing|signature|decryption|auth|master|shared|account|consumer|subscription|license|deploy|ssh|hmac
             |aes|rsa|gpg|pgp|app|application|recaptcha|webhook|service|storage|openai|anthropic|stripe|google|azure)
           _?keys?_
@@ -52,7 +52,7 @@ NAME_RULES = {
           authorization | _authentication_$ | _o?auth\d?_$ | _auth_(?:header|data|info|code|string|value)_
     """,
     "sessions and cookies": r"""
-          _session_$ | session_?(?:id|key|data|cookie|hash)\d*_ | sess_?id | _sid_ | _symfony_ | cookies?_
+          _session_$ | session_?(?:id|key|data|cookie|hash)\d*+_ | sess_?id | _sid_ | _symfony_ | cookies?_
     """,
     "one-time and security codes": r"""
           _t?otp_ | (?:security|verification|one_?time|recovery|backup|pin|mfa)_?codes?_
@@ -89,7 +89,7 @@ _ABOUT_A_SECRET = re.compile(
         |backend|class|cls|errors?|exception|validators?|generator|middleware|view|form|prompt|label|help|scheme
         |scopes?|schema|mode|level|realm|changed|jar|stdin)_$
     | _(?:max|min|num|n|total|prompt|completion|input|output|cached|reasoning|stop|new|used|remaining|avg)
-      _(?:[a-z]+_)?tokens_
+      _(?:[a-z]++_)?tokens_
     | _(?:next|page|continuation|cancel|cancellation|eos|bos|pad|unk|sep|mask|cls|special|sync|syntax)
       _(?:page_)?tokens?_
     | _token_ids_
@@ -99,7 +99,7 @@ _ABOUT_A_SECRET = re.compile(
 )
 
 _CAMEL_HUMP = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
-_NOT_A_LETTER = re.compile(r"[^a-z0-9]+")
+_NOT_A_LETTER = re.compile(r"[^a-z0-9]++")
 
 # -- values that have a name in the text -----------------------------------------------------------------------------
 
@@ -121,7 +121,7 @@ _REST = {
     "\\'": re.compile(r"(?:[^'\\]|\\{3}'|\\(?!'))*+"),
     "header": re.compile(r"""[^\r\n"']++"""),
     # to the end of the line, or the block of a YAML scalar
-    "line": re.compile(r"[|>][+\-]?[ \t]*+\n(?:[ \t]++[^\n]*+\n?)*+|[^\r\n]++"),
+    "line": re.compile(r"[|>][+\-]?[ \t]*+(?:\n[ \t]++[^\n]*+)++|[^\r\n]++"),
     # a character that ends most values is part of one that no other name follows: PASSWORD=a&b,c
     "word": re.compile(
         r"""[^\s&;,"'<>\[\](){}=]
@@ -133,15 +133,28 @@ _NOTHING = frozenset({
     "true", "false", "null", "none", MARKER, MARKER[:-1],
     "str", "int", "float", "bool", "bytes", "string", "any", "object", "optional",  # of a signature
 })  # fmt: skip
-_BRACKETS = re.compile(r""""(?:[^"\\]|\\.)*+"|'(?:[^'\\]|\\.)*+'|[\[\](){}<>]""", re.DOTALL)
+_BRACKETS = re.compile(r""""(?:[^"\\]|\\.)*+"?|'(?:[^'\\]|\\.){0,512}+'|[\[\](){}<>]""", re.DOTALL)
 _LINE_STARTS = frozenset({"", "-", "export", "set", "ENV", "ARG"})
 _OPTION = re.compile(
     r"""(?<![\w\-])--(?P<name>[A-Za-z][\w.\-]{1,63}+)[ \t]{1,4}+"""
     r"""(?:"([^"\r\n]++)|'([^'\r\n]++)|([^\s"'\-][^\s"'\])}]*+))"""
 )
 _ARGUMENT = re.compile(r"-{0,2}([\w.\-:\[\]]{2,128}+)(=)?")
+_QUOTED = r"""(?:"((?:[^"\\]|\\.)++)"|'((?:[^'\\]|\\.)++)')"""
 _ELEMENT = re.compile(r"<(?P<name>[\w.\-:]{2,64}+)(?:\s[^<>]{0,256}+)?>([^<>]++)</")
 _FORM_FIELD = re.compile(r"""form-data; name="(?P<name>[^"\r\n]{1,64}+)"[^\r\n]{0,256}+\r?\n\r?\n([^\r\n]++)""")
+_TUPLE = re.compile(  # of two, as a header has them
+    r"""[(\[][bu]?(?P<mark>["'])(?P<name>[\w.\-]{2,64}+)(?P=mark), ?[bu]?""" + _QUOTED + r"[)\]]", re.DOTALL
+)
+_NAME_AND_VALUE = re.compile(
+    r"""\b(?i:name|key|header)["']?[:=] ?["'](?P<name>[\w.\-]{2,64}+)["'],?\s{0,8}+["']?(?i:value)["']?[:=] ?"""
+    + _QUOTED,
+    re.DOTALL,
+)
+_ENCODED = re.compile(  # name=value inside a query of another URL
+    r"(?:%[0-9A-Fa-f]{2}|\b)(?P<name>[A-Za-z_][\w.\-]{1,63}+)(?:%22)?%3[ADad](?:%20|%22|\+){0,4}+"
+    r"""((?:[^%&\s"']|%(?!2[26Cc]|7[Dd]))++)"""
+)
 
 # -- values that are secret by their form ----------------------------------------------------------------------------
 
@@ -165,7 +178,7 @@ PRIVATE_KEY = Detector(
 )
 URL_CREDENTIALS = Detector(
     "credentials in a URL (RFC 3986)",
-    r"""(?<=://)(?:[^\s/?#@:"'<>]{0,256}+:[^\s/?#"'<>]{1,256}|[^\s/?#@:"'<>]{20,256}+)(?=@)""",
+    r"""(?<=://)(?:[^\s/?#@:"'<>]{0,256}+:[^\s/?#"'<>]{1,512}|[^\s/?#@:"'<>]{20,256}+)(?=@)""",
 )
 TOKENS = (  # all of them in one expression, after a word boundary
     Detector("JSON Web Token (RFC 7519)", r"eyJ[\w\-]{8,}+\.[\w\-]*+(?:\.[\w\-]*+){0,3}+"),
@@ -191,8 +204,8 @@ TOKENS = (  # all of them in one expression, after a word boundary
     Detector("Docker Hub token", r"dckr_pat_[\w\-]{20,}+"),
     Detector("Shopify token", r"shp(?:at|ca|pa|ss)_[a-fA-F0-9]{32}"),
     Detector("HashiCorp Vault token", r"hv[sbr]\.[\w\-]{24,}+"),
-    Detector("Grafana token", r"gl(?:c|sa)_[\w+/=]{32,}+"),
-    Detector("Sentry token", r"sntry[su]_[\w+/=]{32,}+"),
+    Detector("Grafana token", r"glc_eyJ[\w+/=]{32,}+|glsa_[A-Za-z0-9]{32}\w*+"),
+    Detector("Sentry token", r"sntrys_eyJ[\w+/=]{32,}+|sntryu_[a-f0-9]{64}"),
     Detector("Logfire token", r"pylf_v\d_[\w]{20,}+"),
     Detector("age secret key", r"AGE-SECRET-KEY-1[A-Z0-9]{58}"),
 )
@@ -200,18 +213,23 @@ BEARER = Detector("bearer credentials (RFC 6750)", r"\b[Bb]earer {1,4}(?P<secret
 BASIC = Detector("basic credentials (RFC 7617)", r"\b[Bb]asic {1,4}(?P<secret>[\w\-.~+/]{8,}+=*+)")
 CARD = Detector(
     "payment card number (ISO/IEC 7812)",
-    r"(?<![\w.])(?:[0-9]{13,16}|[0-9]{4}([\ -])[0-9]{4}\1[0-9]{4}\1[0-9]{4}|3[0-9]{3}([\ -])[0-9]{6}\2[0-9]{4,5})"
+    r"(?<![\w.])(?<![A-Z]{2}[0-9]{2} )"  # the second group of an IBAN
+    r"(?:[0-9]{13,16}|[0-9]{4}([\ -])[0-9]{4}\1[0-9]{4}\1[0-9]{4}|3[0-9]{3}([\ -])[0-9]{6}\2[0-9]{4,5})"
     r"(?!\w)(?!\.[0-9])",
 )
-SQL_PASSWORD = Detector("password in SQL", r"\b(?i:password|identified by) '(?P<sql>(?:[^'\\]|''|\\.)++)")
+QUOTED_PASSWORD = Detector(
+    "quoted password, as in SQL",
+    r"""\b(?i:password|passphrase|identified by) (?:is )?"""
+    r"""(?:'(?P<single>(?:[^'\\]|''|\\.)++)'|"(?P<double>[^"\\]++)")""",
+)
 COMMAND_PASSWORD = Detector(
-    "password in a command line (curl, mysql, sshpass)",
+    "password in a command line (curl, mysql, redis-cli, sshpass)",
     r"""\bcurl\b[^\r\n]{0,512}? (?:-u|--user|-U|--proxy-user)[ =]?["']?[^\s:"']{0,64}+:(?P<curl>[^\s"']{1,256}+)"""
     r"""|\b(?:mysql\w{0,16}+|mariadb)\b[^\r\n]{0,512}? -p(?P<mysql>[^\s"']{2,256}+)"""
-    r"""|\bsshpass -p ?["']?(?P<sshpass>[^\s"']{2,256}+)""",
+    r"""|\b(?:sshpass -p|redis-cli\b[^\r\n]{0,512}? -a) ?["']?(?P<others>[^\s"']{2,256}+)""",
 )
 
-DETECTORS = (PRIVATE_KEY, URL_CREDENTIALS, COMMAND_PASSWORD, SQL_PASSWORD, *TOKENS, BEARER, BASIC, CARD)
+DETECTORS = (PRIVATE_KEY, URL_CREDENTIALS, COMMAND_PASSWORD, QUOTED_PASSWORD, *TOKENS, BEARER, BASIC, CARD)
 
 _TOKEN = re.compile(r"\b(?:" + "|".join(detector.pattern for detector in TOKENS) + ")")  # groups would make it slow
 _KINDS_OF_TOKENS = [(re.compile(detector.pattern), detector.name) for detector in TOKENS]
@@ -223,11 +241,11 @@ _CARD_BRAND = re.compile(
 # what `is_clean` looks for: of each token something that is found fast
 _AFTER_DASH = re.compile(
     r"-(?:(?<=sk-)|(?<=xo..-)|(?<=xo.\.xo..-)|(?<=xapp-)|(?<=gl..-)|(?<=gl...-)|(?<=gl....-)|(?<=gl.....-)"
-    r"|(?<=pypi-)|(?<=GOCSPX-)|(?<=-----BEGIN )|(?<=AGE-)SECRET|(?<=form-)data|----BEGIN|-[A-Za-z]|(?<= -)[puU])"
+    r"|(?<=pypi-)|(?<=GOCSPX-)|(?<=-----BEGIN )|(?<=AGE-)SECRET|(?<=form-)data|----BEGIN|-[A-Za-z]|(?<= -)[puUa])"
 )
 _DIGIT_RUN = re.compile(r"[0-9][0-9 -]{11}[0-9]")
 _UNDERSCORE_RUN = re.compile(r"_[A-Za-z0-9]{10}")
-_SQL_CUE = re.compile(r"(?:assword|ASSWORD|[bB][yY]) '")
+_PASSWORD_QUOTED = re.compile(r""" ["'](?<=[dD] .|[eE] .|[yY] .|[sS] .)""")
 _NO_DIGITS = bytes(byte for byte in range(256) if not 48 <= byte <= 57)
 
 
@@ -347,12 +365,17 @@ class Redactor:
                 return False
             if ":" in text and any(map(self._is_secret_backwards, _BEFORE_COLON.findall(text[::-1]))):
                 return False
-            if ("<" in text and "</" in text) or ("-" in text and "--" in text and _OPTION.search(text)):
+            if (
+                ("<" in text and "</" in text)
+                or ("-" in text and "--" in text and _OPTION.search(text))
+                or ("%" in text and "%3" in text)
+                or (("'" in text or '"' in text) and _has_quoted(text))
+            ):
                 return False
         if len(text) < _SHORTEST_TOKEN or not self._defaults:
             return True
         return not (
-            ("_" in text and (_UNDERSCORE_RUN.search(text) or "whsec_" in text or "_pat_" in text))
+            ("_" in text and (_UNDERSCORE_RUN.search(text) or "whsec_" in text or "_pat_" in text or "_eyJ" in text))
             or ("-" in text and _AFTER_DASH.search(text))
             or (
                 "A" in text and ("AKIA" in text or "ASIA" in text or "AIza" in text or "ABIA" in text or "ACCA" in text)
@@ -361,7 +384,6 @@ class Redactor:
             or (":" in text and (":A" in text or ("@" in text and "://" in text)))
             or "earer " in text
             or "asic " in text
-            or ("'" in text and " '" in text and _SQL_CUE.search(text))
             or ("K" in text and "SK" in text)
             or ("~" in text and "Q~" in text)
             or (
@@ -390,14 +412,17 @@ class Redactor:
             yield "-----BEGIN", _by_form(PRIVATE_KEY)
             yield "://", _by_form(URL_CREDENTIALS)
         if self._pairs:
-            yield "=", partial(self._pairs_in, _BEFORE_EQUALS)
             yield ":", partial(self._pairs_in, _BEFORE_COLON)
+            yield "=", partial(self._pairs_in, _BEFORE_EQUALS)
             yield "--", partial(self._fields_in, _OPTION)
             yield "</", partial(self._fields_in, _ELEMENT)
             yield "form-data; name=", partial(self._fields_in, _FORM_FIELD)
+            yield ",", partial(self._fields_in, _TUPLE)
+            yield "alue", partial(self._fields_in, _NAME_AND_VALUE)
+            yield "%3", partial(self._fields_in, _ENCODED)
         if self._defaults:
             yield " -", _by_form(COMMAND_PASSWORD)
-            yield " '", _by_form(SQL_PASSWORD)
+            yield " ", _by_form(QUOTED_PASSWORD)
             yield "", _tokens_in
             yield "earer ", _by_form(BEARER, accept=_is_bearer)
             yield "asic ", _by_form(BASIC, accept=_is_basic)
@@ -419,7 +444,7 @@ class Redactor:
                 done = end
 
     def _fields_in(self, pattern: re.Pattern[str], text: str) -> Iterator[Finding]:
-        """The values in ``--name value``, ``<name>value</name>`` and in the parts of a form."""
+        """The values of a pattern whose group ``name`` may be that of a secret, and whose last group is the value."""
         for match in pattern.finditer(text):
             name, value = match["name"], match[match.lastindex or 0]
             if self.is_secret_name(name) and not _is_placeholder(value.strip(), name):
@@ -427,6 +452,15 @@ class Redactor:
 
 
 _Find = Callable[[str], Iterable[Finding]]
+
+
+def _has_quoted(text: str) -> bool:
+    """Whether a text with quotes may have ``('name', 'value')``, ``name="…" value="…"`` or ``PASSWORD '…'`` in it."""
+    return bool(
+        ("," in text and ("('" in text or '("' in text or "['" in text or '["' in text or "(b" in text))
+        or ("alue" in text and _NAME_AND_VALUE.search(text))
+        or _PASSWORD_QUOTED.search(text)
+    )
 
 
 def _remember(known: dict[int, bool], number: int, answer: bool) -> bool:
@@ -567,10 +601,10 @@ def _checked(pattern: str, index: int) -> re.Pattern[str]:
     return compiled
 
 
-def _parse(pattern: str) -> Any:
+def _parse(pattern: str, flags: int = 0) -> Any:
     from re import _parser  # type: ignore[attr-defined]  # private, and the one place that knows the syntax
 
-    return _parser.parse(pattern)
+    return _parser.parse(pattern, flags)
 
 
 def _repeats_a_repeat(node: Any, *, inside: bool) -> bool:
