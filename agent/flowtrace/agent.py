@@ -231,6 +231,7 @@ class Agent:
         )
         self._control = Control(self._execute)
         self._dispatcher.after_turn = self._after_turn
+        self._dispatcher.uncaptured = lambda: self.attachment.uncaptured
         for lane in lanes:
             lane.while_full = self._control.look  # a sink that hangs: then most of all
         self._say_start(names)
@@ -243,7 +244,8 @@ class Agent:
     def _after_turn(self) -> None:
         self._announcement.when_settled()
         self._control.look()
-        self._fork_silence.end()
+        self._fork_silence.end_when_due()
+        self.attachment.say_problems()
 
     def _lanes(self) -> list[Lane]:
         config, dispatcher = self._config, self._dispatcher

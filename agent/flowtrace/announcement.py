@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import sys
 import time
@@ -14,6 +15,7 @@ from flowtrace.config import Resolved
 from flowtrace.patcher import Traced
 
 SETTLED_S = 0.3  # so long no module was attached: then the line is written,
+WARNED_S = 1.0  # after a fork, Python has warned of it
 IMPORTING_S = 10.0  # or after so long, while the import of a target is under way
 
 
@@ -51,6 +53,7 @@ class ForkSilence:
     def __init__(self, own_threads: Callable[[], int]) -> None:
         self._own_threads = own_threads
         self._filter: Any = ("ignore", self, DeprecationWarning, None, 0)
+        self._over_at = -math.inf  # when the last fork was over; inf: one is under way
 
     def match(self, text: str) -> bool:
         """Asked by Python whether the filter is for a warning with this text."""
@@ -64,12 +67,19 @@ class ForkSilence:
 
     def begin(self) -> None:
         """Before a fork."""
+        self._over_at = math.inf
         filters: Any = warnings.filters
         filters.insert(0, self._filter)
 
     def end_in_parent(self) -> None:
-        """After it; from 3.13 on, Python warns after the hooks, so the filter stays until `end` is called."""
+        """After it; from 3.13 on, Python warns a moment after the hooks, so the filter stays for as long."""
+        self._over_at = time.monotonic()
         if sys.version_info < (3, 13):
+            self.end()
+
+    def end_when_due(self) -> None:
+        """Called by the dispatcher on each of its turns."""
+        if time.monotonic() - self._over_at > WARNED_S:
             self.end()
 
     def end(self) -> None:

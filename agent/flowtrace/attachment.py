@@ -6,6 +6,7 @@ program runs: switched off and on, or to other rules. Any failure leaves a modul
 
 from __future__ import annotations
 
+import collections
 import sys
 import types
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -21,7 +22,7 @@ from flowtrace.recorder import Functions, Recorder, Target
 from flowtrace.redaction import Redactor
 from flowtrace.selection import ModuleRules, Selection
 from flowtrace.suspension import Suspendable, suspendable
-from flowtrace.values import Encoder, Limits
+from flowtrace.values import Descriptions, Encoder, Limits
 
 _IN_C = "is written in C"
 _Codes: TypeAlias = tuple[types.CodeType, types.CodeType]
@@ -55,7 +56,10 @@ class Attachment:
         say: Callable[..., None],
         warn: Callable[[str], None],
     ) -> None:
-        self._recorder, self._describe, self._say, self._warn = recorder, describe, say, warn
+        self._recorder, self._say, self._warn = recorder, say, warn
+        self._problems: collections.deque[str] = collections.deque()  # of plugins, met in the program's threads
+        self._descriptions = Descriptions(describe, warn=self._problems.append)
+        self._all_encoders: list[Encoder] = []
         self._parts: dict[str, Callable[..., Any]] = {}  # by the names they are pickled by
         self.modules: dict[str, Traced] = {}
         self._unsaid: dict[str, Traced] = {}
@@ -137,6 +141,16 @@ class Attachment:
         """The same for modules whose import never came to its end, or ended as another object."""
         for traced in list(self._unsaid.values()):
             self.say_attach(traced)
+
+    def say_problems(self) -> None:
+        """Say what went wrong in the program's threads, which have no time for it."""
+        while self._problems:
+            self._warn(self._problems.popleft())
+
+    @property
+    def uncaptured(self) -> int:
+        """How many values defeated the encoders."""
+        return sum(encoder.failures for encoder in self._all_encoders)
 
     # -- while the program runs ----------------------------------------------------------------------------------
 
@@ -276,7 +290,8 @@ class Attachment:
         capture = capture or self._capture
         if capture not in self._encoders:
             limits = Limits(capture.max_depth, capture.max_items, capture.max_string, capture.max_bytes)
-            self._encoders[capture] = Encoder(limits=limits, redactor=self.redactor, describe=self._describe)
+            self._encoders[capture] = Encoder(limits=limits, redactor=self.redactor, describe=self._descriptions)
+            self._all_encoders.append(self._encoders[capture])
         return self._encoders[capture]
 
     def _wrap(self, kept: Iterable[Place], traced: Traced, rules: ModuleRules) -> None:

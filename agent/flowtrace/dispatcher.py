@@ -68,6 +68,7 @@ class Dispatcher:
         self._is_stop_said = False
         self.lanes: Sequence[Lane] = ()
         self.after_turn: Callable[[], None] = lambda: None
+        self.uncaptured: Callable[[], int] = lambda: 0
 
     def new_batch(self, lines: list[bytes]) -> Batch:
         """A batch with the next number of this process."""
@@ -315,6 +316,7 @@ class Dispatcher:
             openCalls=self._open_calls,
             skippedCalls=state.skipped_calls,
             suppressedCalls=state.suppressed_calls,
+            uncapturedValues=self.uncaptured(),
             failures=state.failures,
         )
 

@@ -8,7 +8,7 @@ import unicodedata
 ELLIPSIS = "…"
 TYPE_KEY = "@type"
 _OPENING = {")": "(", "]": "[", "}": "{", "'": "'", '"': '"'}  # by what closes it
-_MORE = re.compile(r"… \d+ more")
+_MORE = re.compile(r"… \d+ more(?: \(\w+\))?")
 _STAND_IN = re.compile(r"<(?:class )?(?:\w+\.)+(\w+)>|<cycle>|<uncapturable>|<changed while it was read>")
 _LEAST_CELLS = 8  # a value shorter than this tells nothing
 

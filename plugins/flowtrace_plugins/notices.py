@@ -58,6 +58,8 @@ def _stop(event: dict[str, Any]) -> tuple[str, str]:
     recorded, lost = event.get("recorded"), event.get("lost")
     most = max((n for n in lost.values() if isinstance(n, int)), default=0) if isinstance(lost, dict) else lost
     text = f"■ stopped · {_count(recorded, 'event')}"
+    if discarded := event.get("discardedEvents"):
+        text += f", {_number(discarded)} not kept"
     return ("warning", f"{text}, {_number(most)} lost") if most else ("quiet", f"{text}, none lost")
 
 

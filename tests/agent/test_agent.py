@@ -32,6 +32,13 @@ def make(options, context):
 @hookimpl
 def flowtrace_register_sinks(register):
     register("memory", make, MemoryOptions)
+
+class Puzzle:
+    pass
+
+@hookimpl
+def flowtrace_register_values(register):
+    register(Puzzle, lambda puzzle: 1 / 0)
 """
 
 SHOP = """
@@ -66,7 +73,7 @@ class Scene:
         (folder / "memory_plugin.py").write_text(PLUGIN)
         (folder / "shop.py").write_text(SHOP)
 
-    def run(self, script: str, *, returncode: int = 0, **changes: Any) -> dict[str, Any]:
+    def run(self, script: str, *, returncode: int = 0, stderr: str = "", **changes: Any) -> dict[str, Any]:
         """What the script hands to ``finish``; ``changes`` are to the configuration."""
         rules = {"service": "test", "targets": (Rule(modules=("shop",)),), "sinks": ({"type": "memory"},), **changes}
         resolved = Resolved(
@@ -80,7 +87,7 @@ class Scene:
             cwd=self.folder, env=env, capture_output=True, text=True, timeout=20, check=False,
         )  # fmt: skip
         assert ended.returncode == returncode, ended.stderr
-        assert ended.stderr == ""
+        assert ended.stderr == stderr
         return json.loads(ended.stdout) if ended.stdout else {}
 
 
@@ -103,6 +110,19 @@ def test_a_process_tells_its_start_what_is_attached_and_its_end(scene: Scene) ->
     assert (events[0]["schema"], events[0]["service"], events[0]["sinks"]) == (1, "test", ["memory"])
     assert events[1]["functions"][1] == {"name": "f", "line": 8, "how": "instrumented"}
     assert events[-1]["recorded"] == events[-1]["delivered"]["memory"] == 4
+
+
+def test_description_that_fails_is_said_and_counted(scene: Scene) -> None:
+    """Once, on stderr; STOP says how many values could not be shown."""
+    script = "import shop\nfor _ in range(5): shop.f(memory_plugin.Puzzle())\nfinish()\n"
+    said = (
+        "a plugin's description of <memory_plugin.Puzzle> raised ZeroDivisionError for the 3rd time and is used no more"
+    )
+
+    (events,) = scene.run(script, stderr=f"flowtrace: {said}\n")["events"]
+
+    assert events[-1]["uncapturedValues"] == 3
+    assert (events[-1]["failures"], len(of_kind(events, "EXIT"))) == (0, 5)
 
 
 def test_events_name_their_task(scene: Scene) -> None:

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import types
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from typing import Any
 import pytest
 
 from flowtrace import announcement
-from flowtrace.announcement import Announcement, Warnings, plural
+from flowtrace.announcement import Announcement, ForkSilence, Warnings, plural
 from flowtrace.config import Config, Resolved
 from flowtrace.instrument import Function
 from flowtrace.patcher import Traced
@@ -227,3 +228,24 @@ def test_stderr_of_the_program_is_passed_by(tmp_path: Path) -> None:
     """``sys.stderr`` may be replaced, closed or None: the line goes to the descriptor."""
     done = run("import sys\nsys.stderr = None\nWarnings(str).warn('x')", tmp_path, capture_output=True)
     assert (done.returncode, done.stderr) == (0, b"flowtrace: x\n")
+
+
+def test_filter_stays_until_python_has_warned(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However the dispatcher's turns fall: not taken out while a fork is under way, nor at once where it is over."""
+    scene = Scene(monkeypatch)
+    silence = ForkSilence(own_threads=lambda: 1)
+
+    def is_there() -> bool:
+        return any(each is silence._filter for each in warnings.filters)
+
+    with warnings.catch_warnings():
+        silence.begin()
+        silence.end_when_due()
+        under_way = is_there()
+        silence.end_in_parent()
+        silence.end_when_due()
+        just_over = is_there()
+        scene.now += announcement.WARNED_S + 0.1
+        silence.end_when_due()
+
+        assert (under_way, just_over, is_there()) == (True, sys.version_info >= (3, 13), False)

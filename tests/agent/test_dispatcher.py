@@ -569,7 +569,7 @@ def test_stop_gives_the_totals(pipeline: Pipeline) -> None:
     assert last(sink) | {"timestamp": 0, "thread": ""} == {
         "timestamp": 0, "event": "STOP", "thread": "", "recorded": 7, "delivered": {"sink0": 7}, "lost": {"sink0": 0},
         "discardedCalls": 0, "discardedEvents": 0, "openCalls": 1, "skippedCalls": 0, "suppressedCalls": 0,
-        "failures": 0, "seq": 7, "pid": 1,
+        "uncapturedValues": 0, "failures": 0, "seq": 7, "pid": 1,
     }  # fmt: skip
     assert sink.calls[-1] == "close"
 
