@@ -497,6 +497,19 @@ def test_oldest_goes_first_be_it_a_tree_or_an_open_call() -> None:
     assert (program.shown(), program.keeper.discarded_calls) == ([(ENTER, connection)], 1)
 
 
+def test_tree_that_goes_on_has_not_ended() -> None:
+    """Where there is no room, it is the oldest, but not decided as one that is over."""
+    program = Program(SLOW_OR_FAILED._replace(max_bytes=4 * (HELD_BYTES + 4)))
+    root = program.call()
+    task = program.enter(root)
+    program.enter(program.enter())
+    program.turn()
+    assert (program.shown(), program.keeper.discarded_calls) == (whole(root), 0)
+    program.leave(task, EXCEPTION)
+    program.rest()
+    assert program.shown()[2:] == [(ENTER, task), (EXCEPTION, task)]
+
+
 def test_open_calls_that_do_not_fit_are_delivered() -> None:
     """They may not be discarded, for what is below could fail, and they may not wait."""
     program = Program(SLOW_OR_FAILED._replace(max_bytes=10 * (HELD_BYTES + 2)))
