@@ -524,3 +524,34 @@ def test_child_that_is_ended_as_soon_as_it_is_forked(write: Write, run_traced: R
     ended = run_traced([sys.executable, "app.py"])
 
     assert ended.stdout.splitlines() == ["{-15} set()", "{-1} set()"]
+
+
+@pytest.mark.skipif(not hasattr(os, "setresuid") or os.geteuid() != 0, reason="only root can give its rights away")
+@pytest.mark.parametrize("kind", ["uid", "gid"])
+def test_process_with_more_rights_than_its_starter_is_not_traced(kind: str, write: Write, run_traced: Run) -> None:
+    """Whoever starts a program that is setuid does not decide what is seen of it."""  # fault X9
+    inner = write("inner.py", "def shown(): return 1\nshown()\n")
+    write(
+        "app.py",
+        f"""
+        import os, subprocess, sys
+        def drop(): os.setres{kind}(65534, 0, 0)
+        def main():
+            for before in (None, drop):
+                subprocess.run([sys.executable, {str(inner)!r}], preexec_fn=before, check=True)
+        main()
+    """,
+    )
+    ended = run_traced([sys.executable, "app.py"], options=["--quiet"])
+
+    assert ended.returncode == 0, ended.stderr
+    assert ended.calls.count("__main__.shown") == 1
+
+
+@pytest.mark.parametrize("option", ["-I", "-E", "-S"])
+def test_isolated_python_is_not_traced(option: str, write: Write, run_traced: Run) -> None:
+    """Options that keep the environment out keep the agent out."""  # fault X9
+    write("app.py", "def shown(): return 1\nshown()\n")
+    ended = run_traced([sys.executable, option, "app.py"])
+
+    assert (ended.returncode, ended.events) == (0, [])

@@ -12,7 +12,7 @@ def _start() -> None:
     text = os.environ.get("FLOWTRACE_RESOLVED")
     if not text:
         return
-    if _is_helper() or _is_subinterpreter():
+    if _is_helper() or _is_subinterpreter() or _is_privileged():
         return
     try:
         if not getattr(sys, "_is_gil_enabled", lambda: True)():
@@ -44,6 +44,12 @@ def _is_subinterpreter() -> bool:
         import _xxsubinterpreters as interpreters  # type: ignore[import-not-found, no-redef, unused-ignore]
     current = interpreters.get_current()
     return int(current[0] if isinstance(current, tuple) else current) != 0
+
+
+def _is_privileged() -> bool:
+    """Whether this process may do more than whoever started it, whose environment says what is to be traced where."""
+    ids = [getattr(os, f"get{name}", lambda: 0)() for name in ("uid", "euid", "gid", "egid")]
+    return ids[0] != ids[1] or ids[2] != ids[3]
 
 
 def _run_the_users_own() -> None:
