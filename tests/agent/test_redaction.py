@@ -6,6 +6,7 @@ import random
 import re
 import uuid
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -387,3 +388,28 @@ def test_names_have_their_rule(name: str, rule: str | None) -> None:
 def test_texts_have_their_rules(text: str, rules: list[str]) -> None:
     """Each rule that hides a part of a text is named once; the secret is not."""
     assert Redactor(patterns=[r"K-\d+"]).explain(text) == rules
+
+
+# -- docs/redaction.md -----------------------------------------------------------------------------------------------
+
+
+def table(heading: str) -> dict[str, str]:
+    """The two columns of the table below a heading of docs/redaction.md."""
+    text = (Path(__file__).parents[2] / "docs" / "redaction.md").read_text(encoding="utf-8")
+    section = text.partition(f"\n{heading}\n")[2].partition("\n## ")[0]
+    return dict(re.findall(r"^\| (.+?) \| (.+) \|$", section, re.MULTILINE)[1:])
+
+
+def test_document_has_each_rule_for_names() -> None:
+    """Rules and examples are those of the code."""
+    documented = table("## By name")
+
+    assert list(documented) == [*NAME_RULES, redaction.WHOLE_NAMES_RULE]
+    for rule, examples in documented.items():
+        names = re.findall(r"`(.+?)`", examples)
+        assert {name: Redactor().name_rule(name) for name in names} == dict.fromkeys(names, rule)
+
+
+def test_document_has_each_detector() -> None:
+    """Each kind of secret is there under the name that is given as the reason, in the order of the search."""
+    assert list(table("## By form")) == [detector.name for detector in DETECTORS]

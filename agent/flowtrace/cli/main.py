@@ -14,6 +14,7 @@ from flowtrace.errors import FlowtraceError
 COMMANDS = {
     "check": "show what would be traced, rule by rule, without running the program",
     "ctl": "switch the tracing of a running process off and on, or reload its configuration",
+    "redact": "show what would be hidden of a value, and which rule does it",
     "schema": "print the JSON Schema of the configuration, for editors",
 }
 
