@@ -303,13 +303,11 @@ class Redactor:
                 return f"redact.names: {configured!r}"
         if not self._defaults:
             return None
-        if squashed in WHOLE_NAMES:
-            return WHOLE_NAMES_RULE
         words = "_" + _NOT_A_LETTER.sub("_", _CAMEL_HUMP.sub("_", name).lower()).strip("_") + "_"
         found = _SECRET_NAME.search(words)
-        if found is None or _ABOUT_A_SECRET.search(words):
-            return None
-        return _RULE_OF_GROUP[found.lastgroup or ""]
+        if found is not None and not _ABOUT_A_SECRET.search(words):
+            return _RULE_OF_GROUP[found.lastgroup or ""]
+        return WHOLE_NAMES_RULE if squashed in WHOLE_NAMES else None
 
     def scrub(self, text: str) -> str:
         """The text with every secret in it replaced by ``[redacted]``; cut where it exceeds ``MAX_TEXT`` characters."""

@@ -1,0 +1,89 @@
+"""No way out of a traced process carries a secret: trace, spool, dead letters, requests, its own messages."""
+
+from __future__ import annotations
+
+import collections
+import gzip
+import json
+import sys
+from pathlib import Path
+
+import harness
+
+from tests.agent.redaction_corpus import Maker
+from tests.plugins.chaos_server import answer, running
+
+PROGRAM = """
+import sys, json, dataclasses
+
+@dataclasses.dataclass
+class Account:
+    user: str
+    password: str
+
+def login(user, password): return {"token": password, "user": user}
+def call(headers, url, body): return headers
+def note(text): return text
+def fail(text): raise ValueError(text)
+
+secrets = json.load(sys.stdin)
+for secret in secrets["named"]:
+    login("bob", secret)
+    login(user=Account("bob", secret), password=None)
+    call([("Cookie", "sid=" + secret)], f"https://bob:{secret}@x.org/?token={secret}", f"password={secret}&a=1")
+    call({b"authorization": secret.encode()}, "", json.dumps({"nested": [{"api_key": secret}]}))
+for secret in [*secrets["formed"], *(f"password={secret!r}" for secret in secrets["named"])]:
+    note(secret)
+    note([{"a": secret}])
+    try:
+        fail("cannot use " + secret)
+    except ValueError:
+        pass
+"""
+
+
+def written(folder: Path) -> dict[str, bytes]:
+    """What all files below a folder hold, unpacked, by their names; those of the test itself excepted."""
+    files = [path for path in folder.rglob("*") if path.is_file() and path.name not in ("config.yaml", "program.py")]
+    data = {str(path.relative_to(folder)): path.read_bytes() for path in files}
+    return {name: gzip.decompress(text) if name.endswith(".gz") else text for name, text in data.items()}
+
+
+def test_no_way_out_carries_a_secret(tracer: harness.Tracer, tmp_path: Path) -> None:
+    """What hundreds of calls were given, returned and raised is redacted before it reaches any sink, file or server."""
+    # faults X1, X2, X3
+    make = Maker(11)
+    formed = [kind() for kind in make.shaped().values() for _ in range(2)]
+    named = [make.some("abcdefghijkmnpqrstuvwxyz23456789", 16) for _ in range(20)]
+    argument = make.some("abcdefghijkmnpqrstuvwxyz", 20)
+    (tmp_path / "program.py").write_text(PROGRAM)
+
+    with running() as refusing:
+        refusing.always = answer(400)
+        sinks = [
+            {"type": "file", "path": "traces/{service}-{pid}.jsonl"},
+            {"type": "http", "url": refusing.url, "spool": {"dir": "one/spool"}},
+            {
+                "type": "http",
+                "url": f"http://bob:{argument}@127.0.0.1:{harness.free_port()}/",
+                "spool": {"dir": "two/spool"},
+            },
+            {"type": "stdout", "format": "pretty", "stream": "stderr"},
+        ]
+        ended = tracer.run(
+            [sys.executable, "program.py", f"--db-password={argument}", make.jwt(), f"postgres://bob:{argument}@db/x"],
+            config={"sinks": sinks},
+            stdin=json.dumps({"formed": formed, "named": named}).encode(),
+        )
+        sent = [line for request in refusing.requests for line in request.lines]
+
+    out = written(tmp_path) | {"requests": b"\n".join(sent), "stderr": ended.stderr.encode()}
+    cores = [secret.split("\n")[1] if "\n" in secret else secret[-16:] for secret in formed]
+    leaks = {(name, core) for name, text in out.items() for core in [*cores, *named, argument] if core.encode() in text}
+    assert ended.returncode == 0, ended.stderr
+    places = collections.defaultdict(bytes)
+    for name, text in out.items():
+        places[f"{name.partition('/')[0]}{'/dead-letter' * ('dead-letter' in name)}"] += text
+    reached = {place for place, text in places.items() if text.count(b"[redacted]") >= 100}
+    assert reached == {"traces", "one/dead-letter", "two", "requests", "stderr"}
+    assert leaks == set()
