@@ -20,8 +20,8 @@ LAYERS = {  # a module imports from its own layer and from those above it in thi
         "errors", "events", "hooks", "constants", "introspection", "positions", "assembly", "tracecontext",
     ],
     "pure": [
-        "explanations", "quantities", "config", "selection", "redaction", "renderings", "shapes", "values", "defaults",
-        "instrument",
+        "explanations", "quantities", "config", "selection", "redaction", "renderings", "shapes", "jsontext",
+        "descriptions", "values", "defaults", "instrument",
     ],
     "engines": ["recorder", "suspension", "lane", "keeping", "dispatcher", "plugins"],
     "import": ["patcher", "splices", "carriers", "incoming", "outgoing", "elsewhere", "importer"],

@@ -15,6 +15,7 @@ from typing import Any, TypeAlias, TypeVar
 from flowtrace import constants
 from flowtrace.config import Capture, Config, Rule, RuleSampling
 from flowtrace.defaults import MarksDefaults
+from flowtrace.descriptions import Descriptions
 from flowtrace.importer import is_main_program
 from flowtrace.instrument import IS_FUNCTION, Function, instrument, pairs
 from flowtrace.patcher import WILDCARDS, Place, Traced, Wrapper, assign, functions, outermost, places, wrap
@@ -22,7 +23,7 @@ from flowtrace.recorder import Functions, Recorder, Target
 from flowtrace.redaction import Redactor
 from flowtrace.selection import ModuleRules, Selection
 from flowtrace.suspension import Suspendable, suspendable
-from flowtrace.values import Descriptions, Encoder, Limits
+from flowtrace.values import Encoder, Limits
 
 _IN_C = "is written in C"
 _Codes: TypeAlias = tuple[types.CodeType, types.CodeType]

@@ -13,14 +13,12 @@ from __future__ import annotations
 import collections
 import gc
 import re
-import time
 import types
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from itertools import islice
 from typing import Any, NamedTuple
 
-import orjson
-
+from flowtrace.descriptions import SLOW_NS, Descriptions
 from flowtrace.introspection import (
     args_of,
     exact_text,
@@ -31,6 +29,7 @@ from flowtrace.introspection import (
     raised_at,
     title_of,
 )
+from flowtrace.jsontext import Cut, Rest, dumps, fit, unused
 from flowtrace.redaction import MARKER, MAX_TEXT, Redactor
 from flowtrace.renderings import RENDERED, SCALARS, inline, int_text
 from flowtrace.shapes import Shape, examine, stored_fields
@@ -48,8 +47,6 @@ _LONG = 4096  # characters of one argument of an exception
 _LONGEST_NAME = 128  # characters that are remembered: the names are the program's own texts
 _WORK_OF_A_SHAPE = 32  # bytes that finding out how to show a class counts for
 
-SLOW_NS = 10_000_000  # for a description; and for those of one capture together
-_TRIES = 3
 
 # Ours to swallow. Anything else that comes up in here was thrown in from outside (KeyboardInterrupt,
 # gevent.Timeout, the exception of a signal handler) and belongs to the program.
@@ -73,66 +70,6 @@ class Limits(NamedTuple):
     max_items: int = 32
     max_string: int = 256
     max_bytes: int = 8192
-
-
-class Descriptions:
-    """How plugins want instances of exactly these types to be shown; shared by all encoders and threads.
-
-    The only foreign code that capturing values runs. What has raised three times is dropped, and so is what has been
-    slow three times in a row: for once may be a thread that had to wait for its turn.
-
-    Args:
-        functions: By the type; each returns plain data.
-        warn: Says one line to the person at the terminal, once for what is dropped.
-        clock: Monotonic nanoseconds.
-    """
-
-    def __init__(
-        self,
-        functions: Mapping[type, Callable[[Any], object]],
-        *,
-        warn: Callable[[str], object] = lambda text: None,
-        clock: Callable[[], int] = time.monotonic_ns,
-    ) -> None:
-        # By id: looking a type up in a dict would call __hash__ and __eq__ of its metaclass.
-        self._described = {id(kind): _Described(kind, function) for kind, function in functions.items()}
-        self._warn, self._clock = warn, clock
-
-    def __contains__(self, kind: int) -> bool:
-        return kind in self._described
-
-    def __iter__(self) -> Iterator[int]:
-        """The ids of the types."""
-        return iter(list(self._described))
-
-    def ask(self, value: object, call: _Call, name: str) -> tuple[object, bool]:
-        """What the type's description says, and whether it failed, so that only ``name`` can be shown."""
-        entry = self._described.get(id(type(value)))
-        if entry is None or call.patience_ns <= 0:
-            return name, False
-        began = self._clock()
-        plain: object = name
-        failure = ""
-        try:
-            plain = entry.function(value)
-        except (Exception, SystemExit, GeneratorExit) as error:  # noqa: BLE001
-            failure = f"raised {title_of(type(error))}"
-            entry.raised += 1
-        took = self._clock() - began
-        call.patience_ns -= took
-        entry.slow = entry.slow + 1 if took > SLOW_NS else 0
-        if max(entry.raised, entry.slow) >= _TRIES and self._described.pop(id(entry.kind), None) is not None:
-            problem = failure or f"took more than {SLOW_NS // 1_000_000} ms"
-            self._warn(f"a plugin's description of {name} {problem} for the third time; it is used no more")
-        return plain, bool(failure)
-
-
-class _Described:
-    __slots__ = ("function", "kind", "raised", "slow")
-
-    def __init__(self, kind: type, function: Callable[[Any], object]) -> None:
-        self.kind, self.function = kind, function  # the type too: while it lives no other has its id
-        self.raised = self.slow = 0
 
 
 class Encoder:
@@ -159,9 +96,9 @@ class Encoder:
         self._max_string = min(limits.max_string, MAX_TEXT - _MARGIN)
         self._is_clean, self._scrub, self._is_secret = redactor.is_clean, redactor.scrub, redactor.is_secret_name
         self._closed_path = [0] * limits.max_depth  # in a key nothing is opened
-        self._lost_arguments = _fit({"…": UNCAPTURABLE}, self._max_bytes)
-        self._lost_result = _fit(UNCAPTURABLE, self._max_bytes)
-        self._lost_exception = _fit({"type": UNCAPTURABLE, "message": "", "at": None}, self._max_bytes)
+        self._lost_arguments = fit({"…": UNCAPTURABLE}, self._max_bytes)
+        self._lost_result = fit(UNCAPTURABLE, self._max_bytes)
+        self._lost_exception = fit({"type": UNCAPTURABLE, "message": "", "at": None}, self._max_bytes)
         self._plain_names: set[str] = set()  # parameters that are known not to be secret
         self._shapes: dict[int, Shape] = {}
         self._descriptions = describe if isinstance(describe, Descriptions) else Descriptions(describe or {})
@@ -204,7 +141,7 @@ class Encoder:
                 if name not in self._plain_names and not self._remember(name):
                     break
             else:
-                text = _dumps(values)
+                text = dumps(values)
                 if len(text) <= self._max_bytes:
                     return text
             call = _Call(self._max_bytes)
@@ -244,8 +181,8 @@ class Encoder:
         return True
 
     def _json(self, plain: object) -> bytes:
-        text = _dumps(plain)
-        return text if len(text) <= self._max_bytes else _fit(plain, self._max_bytes)
+        text = dumps(plain)
+        return text if len(text) <= self._max_bytes else fit(plain, self._max_bytes)
 
     def _plain(self, value: Any, call: _Call) -> object:
         """The value as exact dict, list, str, int, float, bool and None; orjson calls user code for anything else."""
@@ -398,7 +335,7 @@ class Encoder:
             hide = secret and not _holds_nothing(item)
             shown[text] = MARKER if hide else self._plain(item, call)
         if count < total:
-            shown[_unused("…", shown)] = Rest(total - count, "{} more")
+            shown[unused("…", shown)] = Rest(total - count, "{} more")
         call.path.pop()
         return shown
 
@@ -420,10 +357,10 @@ class Encoder:
                 break
             call.left -= len(name) + 4
             plain = name in self._plain_names or self._remember(name) or _holds_nothing(item)
-            shown[name if name not in shown else _unused(name, shown)] = self._plain(item, call) if plain else MARKER
+            shown[name if name not in shown else unused(name, shown)] = self._plain(item, call) if plain else MARKER
             count += 1
         if count < total:
-            shown[_unused("…", shown)] = Rest(total - count, "{} more")
+            shown[unused("…", shown)] = Rest(total - count, "{} more")
         return shown
 
     # Instances of other classes
@@ -582,37 +519,6 @@ class _Call:
         self.package = ""
 
 
-class Rest(str):
-    """In place of the last elements: how many are missing, which changes when more have to go."""
-
-    __slots__ = ("missing", "template")
-
-    missing: int
-    template: str
-
-    def __new__(cls, missing: int, template: str) -> Rest:
-        """The text that the template gives for this number."""
-        made = super().__new__(cls, template.format(missing))
-        made.missing, made.template = missing, template
-        return made
-
-
-class Cut(str):
-    """The first characters of a text, or of the literal of bytes, and how much is missing of how much."""
-
-    __slots__ = ("kept", "size", "unit")
-
-    kept: str
-    size: int
-    unit: str
-
-    def __new__(cls, kept: str, size: int, missing: int, unit: str) -> Cut:
-        """What is kept, with a mark where something is missing."""
-        made = super().__new__(cls, f"{kept}… [+{missing} {unit}]" if missing else kept)
-        made.kept, made.size, made.unit = kept, size, unit
-        return made
-
-
 _HASHED = (set, frozenset)
 _CLOSED: dict[type, str] = {tuple: "(… {} items)", set: "{{… {} items}}", dict: "{{… {} keys}}", list: "[… {} items]"}
 
@@ -620,12 +526,6 @@ _CLOSED: dict[type, str] = {tuple: "(… {} items)", set: "{{… {} items}}", di
 def _closed(kind: type, total: int) -> str:
     """A container of Python's own that is not opened: its brackets and how much is in it."""
     return _CLOSED.get(kind, f"{kind.__name__}([… {{}} items])").format(total)
-
-
-def _unused(name: str, shown: dict[str, object]) -> str:
-    while name in shown:
-        name += "…"
-    return name
 
 
 def _holds_nothing(value: Any) -> bool:
@@ -645,92 +545,3 @@ def _common_suffix(one: str, other: str, most: int) -> int:
     """How many characters two texts have in common at their ends, counted up to ``most``."""
     pairs = zip(islice(reversed(one), most), reversed(other), strict=False)
     return next((count for count, (left, right) in enumerate(pairs) if left != right), min(most, len(other)))
-
-
-# JSON text
-
-
-def _dumps(plain: object) -> bytes:
-    """JSON as one line of UTF-8, whatever its reader takes for the end of a line."""
-    try:
-        text = orjson.dumps(plain)
-    except TypeError:  # the only reason with plain data: a lone surrogate, which UTF-8 cannot hold
-        text = orjson.dumps(_without_surrogates(plain))
-    if not text.isascii():
-        for mark, escape in _LINE_ENDS:
-            if mark in text:
-                text = text.replace(mark, escape)
-    return text
-
-
-_LINE_ENDS = ((b"\xe2\x80\xa8", b"\\u2028"), (b"\xe2\x80\xa9", b"\\u2029"), (b"\xc2\x85", b"\\u0085"))
-
-
-def _without_surrogates(plain: Any) -> Any:
-    if isinstance(plain, str):
-        return plain.encode("utf-8", "backslashreplace").decode()
-    if type(plain) is list:
-        return [_without_surrogates(item) for item in plain]
-    if type(plain) is dict:
-        return {_without_surrogates(key): _without_surrogates(item) for key, item in plain.items()}
-    return plain
-
-
-def _fit(plain: Any, room: int) -> bytes:
-    """JSON of plain data in at most ``room`` bytes: what comes first is kept, what was left out is counted.
-
-    Below 5 bytes, which a text of one ellipsis needs, only ``{}`` or ``0`` fits.
-    """
-    text = _dumps(plain)
-    if len(text) <= room:
-        return text
-    if room < 5:
-        return b"{}" if room >= 2 else b"0"
-    if type(plain) is dict:
-        members = [(_dumps(key) + b":", item) for key, item in plain.items()]
-        return b"{%b}" % b",".join(_fit_members(members, room, _dumps(_free_key(plain)) + b":", "{} more"))
-    if type(plain) is list:
-        return b"[%b]" % b",".join(_fit_members([(b"", item) for item in plain], room, b"", "… {} more"))
-    return _fit_text(plain, room) if isinstance(plain, str) else _dumps("…")
-
-
-def _free_key(plain: dict[str, object]) -> str:
-    """For the count of what is missing; it replaces the one that there is."""
-    last = next(reversed(plain), "")
-    return last if type(plain.get(last)) is Rest else _unused("…", plain)
-
-
-def _fit_text(text: str, room: int) -> bytes:
-    """The beginning of a text and how long it was."""
-    kept, size, unit = (text.kept, text.size, text.unit) if type(text) is Cut else (text, len(text), "chars")
-    for ending in (f"… [of {size} {unit}]", "…"):
-        while True:
-            if len(shown := _dumps(kept + ending)) <= room:
-                return shown
-            if len(kept) <= 8:
-                break
-            kept = kept[: len(kept) * 3 // 4]
-    return _dumps("…")
-
-
-def _fit_members(members: list[tuple[bytes, Any]], room: int, note_key: bytes, template: str) -> list[bytes]:
-    """As many members as fit between two brackets, the last one shortened, and how many do not."""
-    pieces: list[bytes] = []
-    left = room - 2
-    missing = len(members)
-    if missing and type(members[-1][1]) is Rest:
-        rest = members.pop()[1]
-        missing, template = missing - 1 + rest.missing, rest.template
-    for key, item in members:
-        note = note_key + _dumps(template.format(missing))
-        space = left - len(key) - (len(note) + 1 if missing > 1 else 0)
-        text = _dumps(item)
-        if len(text) > space:
-            if space < 16:  # a shortened value would be hardly more than an ellipsis
-                return [*pieces, note] if len(note) <= left else pieces
-            text = _fit(item, space)
-        pieces.append(key + text)
-        left -= len(key) + len(text) + 1
-        missing -= 1
-    note = note_key + _dumps(template.format(missing))
-    return [*pieces, note] if missing and len(note) <= left else pieces

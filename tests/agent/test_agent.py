@@ -115,9 +115,8 @@ def test_a_process_tells_its_start_what_is_attached_and_its_end(scene: Scene) ->
 def test_description_that_fails_is_said_and_counted(scene: Scene) -> None:
     """Once, on stderr; STOP says how many values could not be shown."""
     script = "import shop\nfor _ in range(5): shop.f(memory_plugin.Puzzle())\nfinish()\n"
-    said = (
-        "a plugin's description of <memory_plugin.Puzzle> raised ZeroDivisionError for the 3rd time and is used no more"
-    )
+    failed = "raised ZeroDivisionError for the third time; it is used no more"
+    said = f"a plugin's description of <memory_plugin.Puzzle> {failed}"
 
     (events,) = scene.run(script, stderr=f"flowtrace: {said}\n")["events"]
 

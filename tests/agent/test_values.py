@@ -26,8 +26,9 @@ from typing import Any, NamedTuple
 
 import pytest
 
+from flowtrace.descriptions import SLOW_NS, Descriptions
 from flowtrace.redaction import MARKER, Redactor
-from flowtrace.values import CYCLE, SLOW_NS, Descriptions, Encoder, Limits
+from flowtrace.values import CYCLE, Encoder, Limits
 
 
 def encoder(describe: dict[type, Callable[[Any], object]] | None = None, **limits: int) -> Encoder:
