@@ -287,7 +287,9 @@ class Agent:
             service=self._config.service,
             run=self._resolved.run,
             parentPid=os.getppid(),
-            argv=orjson.loads(self.attachment.encoder().result(list(sys.orig_argv))),
+            argv=orjson.loads(
+                self.attachment.encoder().result(self.attachment.redactor.scrub_arguments(sys.orig_argv))
+            ),
             python=platform.python_version(),
             host=platform.node(),
             wallNanos=time.time_ns(),

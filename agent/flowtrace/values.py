@@ -111,6 +111,7 @@ class Encoder:
             id(types.MappingProxyType): self._proxy,
             id(memoryview): self._memoryview,
             id(re.Pattern): self._pattern,
+            id(slice): self._slice,
         }
         self._undescribed = dict(self._known)
         self._known.update(dict.fromkeys(self._descriptions, self._by_description))
@@ -240,6 +241,9 @@ class Encoder:
         call.left -= len(text)
         return text
 
+    def _slice(self, value: slice, call: _Call) -> str:
+        return self._text(RENDERED[id(slice)](value), call)
+
     def _pattern(self, value: re.Pattern[Any], call: _Call) -> str:
         return self._text(f"<pattern {inline(value.pattern)}>", call)
 
@@ -285,11 +289,15 @@ class Encoder:
             return _closed(kind, total)
         call.path.append(id(owner))
         shown: list[object] = []
-        hide = len(items) == total == 2 and self._is_header(items[0]) and not _holds_nothing(items[1])
+        hide = False
         for item in items:
             if call.left <= 0:
                 break
-            shown.append(MARKER if hide and shown else self._plain(item, call))
+            shown.append(MARKER if hide and not _holds_nothing(item) else self._plain(item, call))
+            is_first_of_two = len(items) == total == 2 and len(shown) == 1
+            hide = (is_first_of_two and self._is_header(item)) or (
+                type(item) is str and item[:1] == "-" and self._is_header(item)
+            )  # as in ["mysql", "--password", "…"]
         if len(shown) < total:
             shown.append(Rest(total - len(shown), "… {} more" if kind is list else f"… {{}} more ({kind.__name__})"))
         call.path.pop()
@@ -299,7 +307,9 @@ class Encoder:
         """Whether this, the first of two, names a secret, as in ``(b"authorization", b"Bearer …")``."""
         if type(name) is bytes:
             name = name[:128].decode("latin-1")
-        return type(name) is str and len(name) <= 128 and self._is_secret(name)
+        elif type(name) is not str and issubclass(type(name), str):
+            name = str.__getitem__(name, slice(0, 129))
+        return type(name) is str and len(name) <= 128 and "=" not in name and self._is_secret(name)
 
     def _dict(self, value: Any, call: _Call) -> object:
         total = dict.__len__(value)
@@ -328,7 +338,9 @@ class Encoder:
                     text = str(text)  # orjson wants keys to be exact
             else:
                 text = self._key(key, call)
-                secret = self._is_header(key if type(key) is bytes else text)
+                secret = self._is_header(text) or self._is_header(key)
+            if type(key) is str and key in _VALUE and any(_is_name(each) and self._is_header(it) for each, it in pairs):
+                secret = True  # {"name": "Authorization", "value": "…"}
             count += 1
             while text in shown:
                 text = f"{text} #{count}"
@@ -519,6 +531,7 @@ class _Call:
         self.package = ""
 
 
+_NAME, _VALUE = frozenset({"name", "Name", "key", "Key", "header"}), frozenset({"value", "Value"})
 _HASHED = (set, frozenset)
 _CLOSED: dict[type, str] = {tuple: "(… {} items)", set: "{{… {} items}}", dict: "{{… {} keys}}", list: "[… {} items]"}
 
@@ -526,6 +539,10 @@ _CLOSED: dict[type, str] = {tuple: "(… {} items)", set: "{{… {} items}}", di
 def _closed(kind: type, total: int) -> str:
     """A container of Python's own that is not opened: its brackets and how much is in it."""
     return _CLOSED.get(kind, f"{kind.__name__}([… {{}} items])").format(total)
+
+
+def _is_name(key: Any) -> bool:
+    return type(key) is str and key in _NAME
 
 
 def _holds_nothing(value: Any) -> bool:

@@ -802,6 +802,45 @@ def test_secret_names_hide_values_at_every_level() -> None:
     }
 
 
+class Text(str):
+    """A text of the program's own."""
+
+
+class Field(enum.StrEnum):
+    """Keys that are members of an enum."""
+
+    PASSWORD = "password"
+    SORT = "sort"
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        (["mysql", "--password", "x", "-u", "bob"], ["mysql", "--password", MARKER, "-u", "bob"]),
+        (("--api-key", "x", "--token", "y"), ["--api-key", MARKER, "--token", MARKER]),
+        (["--password=x", "db"], [f"--password={MARKER}", "db"]),
+        (["--sort", "x", "-", "y", "--"], ["--sort", "x", "-", "y", "--"]),
+        (["--password", None, "--token"], ["--password", None, "--token"]),
+        ({"name": "Authorization", "value": "x"}, {"name": "Authorization", "value": MARKER}),
+        ({"value": "x", "name": "password"}, {"value": MARKER, "name": "password"}),
+        ({"Key": b"api_key", "Value": ["x"]}, {"Key": "b'api_key'", "Value": MARKER}),
+        ({"name": "colour", "value": "x"}, {"name": "colour", "value": "x"}),
+        ({"name": "password", "value": ""}, {"name": "password", "value": ""}),
+        (slice("password=x", 1), f"slice('password={MARKER}', 1, None)"),
+    ],
+)  # fmt: skip
+def test_secrets_are_found_where_another_part_names_them(value: object, expected: object) -> None:
+    """Arguments of commands after their option; lists of names and values, as of headers in HAR files."""  # fault X1
+    assert shown(value) == expected
+
+
+def test_keys_of_the_programs_own_are_asked_by_what_they_hold() -> None:
+    """Whatever they are shown as."""  # fault X1
+    found = shown([{Text("password"): "x", Text("colour"): "z"}, {Field.PASSWORD: "y", Field.SORT: "up"}])
+
+    assert [sorted(each.values()) for each in found] == [[MARKER, "z"], [MARKER, "up"]]
+
+
 @pytest.mark.parametrize(
     "value",
     [

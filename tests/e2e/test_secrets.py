@@ -71,7 +71,15 @@ def test_no_way_out_carries_a_secret(tracer: harness.Tracer, tmp_path: Path) -> 
             {"type": "stdout", "format": "pretty", "stream": "stderr"},
         ]
         ended = tracer.run(
-            [sys.executable, "program.py", f"--db-password={argument}", make.jwt(), f"postgres://bob:{argument}@db/x"],
+            [
+                sys.executable,
+                "program.py",
+                f"--db-password={argument}",
+                "--api-key",
+                argument,
+                make.jwt(),
+                f"postgres://bob:{argument}@db/x",
+            ],
             config={"sinks": sinks},
             stdin=json.dumps({"formed": formed, "named": named}).encode(),
         )
