@@ -22,7 +22,7 @@ MARKER = "[redacted]"
 MAX_TEXT = 8192  # characters; of a longer text only the start is kept, so that no pattern meets unbounded input
 
 _MAX_KNOWN = 4096  # names whose answer is remembered
-_SHORTEST_TOKEN = 13  # characters; anything shorter is a secret only with a name before it
+_SHORTEST_FORM = 13  # characters; in anything shorter only name=value, name: value and --name value are looked for
 
 # -- names -----------------------------------------------------------------------------------------------------------
 
@@ -71,11 +71,7 @@ WHOLE_NAMES = frozenset({
     "encryptionkeyid", "geolocation", "ipaddress", "jti", "nonce", "passhash", "pemfile", "pkcs8", "publickey",
     "routingnumber", "signature", "usersession", "voterid", "xforwardedfor", "xrealip",
 })  # fmt: skip
-_SECRET_NAME = re.compile(
-    "|".join(f"(?P<r{index}>{pattern})" for index, pattern in enumerate(NAME_RULES.values())), re.VERBOSE
-)
-
-_RULE_OF_GROUP = {f"r{index}": rule for index, rule in enumerate(NAME_RULES)}
+_SECRET_NAME = re.compile("|".join(NAME_RULES.values()), re.VERBOSE)  # groups would make it slow
 WHOLE_NAMES_RULE = "other names"
 
 # Names that hold such a word and say something about the secret instead of holding it.
@@ -232,7 +228,6 @@ COMMAND_PASSWORD = Detector(
 DETECTORS = (PRIVATE_KEY, URL_CREDENTIALS, COMMAND_PASSWORD, QUOTED_PASSWORD, *TOKENS, BEARER, BASIC, CARD)
 
 _TOKEN = re.compile(r"\b(?:" + "|".join(detector.pattern for detector in TOKENS) + ")")  # groups would make it slow
-_KINDS_OF_TOKENS = [(re.compile(detector.pattern), detector.name) for detector in TOKENS]
 _CARD_BRAND = re.compile(
     r"4(?:\d{12}|\d{15})|5[1-5]\d{14}|2(?:22[1-9]|2[3-9]\d|[3-6]\d\d|7[01]\d|720)\d{12}|3[47]\d{13}"
     r"|6(?:011|5\d\d|4[4-9]\d)\d{12}|35(?:2[89]|[3-8]\d)\d{12}|3(?:0[0-5]|[68]\d)\d{11}|62\d{14}"
@@ -250,11 +245,11 @@ _NO_DIGITS = bytes(byte for byte in range(256) if not 48 <= byte <= 57)
 
 
 class Finding(NamedTuple):
-    """A part of a text that is to be hidden: where it starts and ends, and the rule that says so."""
+    """A part of a text that is to be hidden: where it starts and ends, and what tells the rule that says so."""
 
     start: int
     end: int
-    rule: str
+    rule: Callable[[], str]
 
 
 class Redactor:
@@ -284,30 +279,25 @@ class Redactor:
         self._known_backwards: dict[int, bool] = {}
 
     def is_secret_name(self, name: str) -> bool:
-        """Whether a value of this name is to be hidden. Measured: 90 ns for a name met before, 5 µs for a new one."""
+        """Whether a value of this name is to be hidden. Measured: 90 ns for a name met before, 6 µs for a new one."""
         number = hash(name)
         known = self._known.get(number)
         if known is None:
-            known = _remember(self._known, number, self.name_rule(name) is not None)
+            known = _remember(self._known, number, self._decide(name))
         return known
 
     def name_rule(self, name: str) -> str | None:
         """The rule that makes a value of this name a secret: a key of ``NAME_RULES``, or the config's; else None."""
-        if len(name) > 128:  # a key may be of any length; what makes it a secret stands at one of its ends
-            name = f"{name[:64]}_{name[-64:]}"
-        squashed = _squash(name)
-        if squashed in self._names:
-            return f"redact.names: {self._names[squashed]!r}"
-        for glob, configured in self._globs:
-            if glob.fullmatch(squashed):
-                return f"redact.names: {configured!r}"
-        if not self._defaults:
+        if not self._decide(name):
             return None
-        words = "_" + _NOT_A_LETTER.sub("_", _CAMEL_HUMP.sub("_", name).lower()).strip("_") + "_"
-        found = _SECRET_NAME.search(words)
-        if found is not None and not _ABOUT_A_SECRET.search(words):
-            return _RULE_OF_GROUP[found.lastgroup or ""]
-        return WHOLE_NAMES_RULE if squashed in WHOLE_NAMES else None
+        squashed, words = _squash(_ends(name)), _words(_ends(name))
+        configured = self._names.get(squashed) or next(
+            (text for glob, text in self._globs if glob.fullmatch(squashed)), ""
+        )
+        if configured:
+            return f"redact.names: {configured!r}"
+        rules = (rule for rule, pattern in NAME_RULES.items() if re.search(pattern, words, re.VERBOSE))
+        return next(rules, WHOLE_NAMES_RULE)
 
     def scrub(self, text: str) -> str:
         """The text with every secret in it replaced by ``[redacted]``; cut where it exceeds ``MAX_TEXT`` characters."""
@@ -325,7 +315,7 @@ class Redactor:
         text = _bounded(text)
         for cue, find in self._finders:
             found = list(find(text)) if cue in text else []
-            rules |= dict.fromkeys(finding.rule for finding in found)
+            rules |= dict.fromkeys(finding.rule() for finding in found)
             text = _without(text, found)
         return list(rules)
 
@@ -354,7 +344,7 @@ class Redactor:
     def is_clean(self, text: str) -> bool:
         """True where ``scrub`` is sure to return the text as it is: the quick test that spares most texts the rest.
 
-        Measured: MEASURED
+        Measured: 140 ns for 10 characters, 700 ns for a sentence of 56, 500 ns for each ``=`` or ``:`` behind a word.
         """
         if self._patterns or len(text) > MAX_TEXT:
             return False
@@ -363,14 +353,17 @@ class Redactor:
                 return False
             if ":" in text and any(map(self._is_secret_backwards, _BEFORE_COLON.findall(text[::-1]))):
                 return False
-            if (
-                ("<" in text and "</" in text)
-                or ("-" in text and "--" in text and _OPTION.search(text))
-                or ("%" in text and "%3" in text)
-                or (("'" in text or '"' in text) and _has_quoted(text))
-            ):
+            if "--" in text and _OPTION.search(text):
                 return False
-        if len(text) < _SHORTEST_TOKEN or not self._defaults:
+        if len(text) < _SHORTEST_FORM:
+            return True
+        if self._pairs and (
+            ("<" in text and "</" in text)
+            or ("%" in text and "%3" in text)
+            or (("'" in text or '"' in text) and _has_quoted(text))
+        ):
+            return False
+        if not self._defaults:
             return True
         return not (
             ("_" in text and (_UNDERSCORE_RUN.search(text) or "whsec_" in text or "_pat_" in text or "_eyJ" in text))
@@ -385,7 +378,7 @@ class Redactor:
             or ("K" in text and "SK" in text)
             or ("~" in text and "Q~" in text)
             or (
-                (len(text) < 40 or len(text.encode("ascii", "ignore").translate(None, _NO_DIGITS)) >= _SHORTEST_TOKEN)
+                (len(text) < 40 or len(text.encode("ascii", "ignore").translate(None, _NO_DIGITS)) >= _SHORTEST_FORM)
                 and _DIGIT_RUN.search(text)
             )
         )
@@ -395,14 +388,25 @@ class Redactor:
         number = hash(backwards)
         known = self._known_backwards.get(number)
         if known is None:
-            known = _remember(self._known_backwards, number, self._pair_rule(backwards) is not None)
+            known = _remember(self._known_backwards, number, self._decide_pair(backwards[::-1]))
         return known
 
-    def _pair_rule(self, backwards: str) -> str | None:
-        name = backwards[::-1]
-        if name[0] in "?&" and self._defaults and name[1:].lower() in _IN_QUERY:
-            return "signatures in queries"
-        return self.name_rule(name.lstrip("?&"))
+    def _decide(self, name: str) -> bool:
+        name = _ends(name)
+        squashed = _squash(name)
+        if squashed in self._names or any(glob.fullmatch(squashed) for glob, _ in self._globs):
+            return True
+        if not self._defaults:
+            return False
+        words = _words(name)
+        is_secret = _SECRET_NAME.search(words) is not None and _ABOUT_A_SECRET.search(words) is None
+        return is_secret or squashed in WHOLE_NAMES
+
+    def _decide_pair(self, name: str) -> bool:
+        return self._decide(name.lstrip("?&")) or (self._defaults and name[0] in "?&" and name[1:].lower() in _IN_QUERY)
+
+    def _rule_of_pair(self, name: str) -> str:
+        return f"name {name!r} ({self.name_rule(name) or 'signatures in queries'})"
 
     def _all_finders(self) -> Iterator[tuple[str, _Find]]:
         """What `scrub` does, step by step: what a text must contain, and what then gives its findings in order."""
@@ -438,15 +442,17 @@ class Redactor:
             name = backwards[::-1].lstrip("?&")
             start, end = _span_of_value(text, place, size - match.end(1), name)
             if start < end and text[start:end].strip().lower() not in _NOTHING:
-                yield Finding(start, end, _by_name(name, self._pair_rule(backwards)))
+                yield Finding(start, end, partial(self._rule_of_pair, name))
                 done = end
 
     def _fields_in(self, pattern: re.Pattern[str], text: str) -> Iterator[Finding]:
         """The values of a pattern whose group ``name`` may be that of a secret, and whose last group is the value."""
+        if len(text) < _SHORTEST_FORM and pattern is not _OPTION:
+            return
         for match in pattern.finditer(text):
             name, value = match["name"], match[match.lastindex or 0]
             if self.is_secret_name(name) and not _is_placeholder(value.strip(), name):
-                yield Finding(*match.span(match.lastindex or 0), _by_name(name, self.name_rule(name)))
+                yield Finding(*match.span(match.lastindex or 0), partial(self._rule_of_pair, name))
 
 
 _Find = Callable[[str], Iterable[Finding]]
@@ -468,8 +474,13 @@ def _remember(known: dict[int, bool], number: int, answer: bool) -> bool:
     return answer
 
 
-def _by_name(name: str, rule: str | None) -> str:
-    return f"name {name!r} ({rule})"
+def _ends(name: str) -> str:
+    """A key may be of any length; what makes it a secret stands at one of its ends."""
+    return name if len(name) <= 128 else f"{name[:64]}_{name[-64:]}"
+
+
+def _words(name: str) -> str:
+    return "_" + _NOT_A_LETTER.sub("_", _CAMEL_HUMP.sub("_", name).lower()).strip("_") + "_"
 
 
 def _is_placeholder(value: str, name: str) -> bool:
@@ -537,25 +548,28 @@ def _end_of_brackets(text: str, start: int) -> int:
 
 
 def _by_form(detector: Detector, *, accept: Callable[[str], bool] = lambda secret: True) -> _Find:
-    pattern, rule = re.compile(detector.pattern), detector.name
+    pattern = re.compile(detector.pattern)
 
     def find(text: str) -> Iterator[Finding]:
-        for match in pattern.finditer(text):
+        for match in pattern.finditer(text) if len(text) >= _SHORTEST_FORM else ():
             start, end = match.span(match.lastgroup or 0)
             if accept(text[start:end]):
-                yield Finding(start, end, rule)
+                yield Finding(start, end, lambda: detector.name)
 
     return find
 
 
 def _by_pattern(pattern: re.Pattern[str], rule: str) -> _Find:
-    return lambda text: (Finding(*match.span(), rule) for match in pattern.finditer(text) if match[0])
+    return lambda text: (Finding(*match.span(), lambda: rule) for match in pattern.finditer(text) if match[0])
 
 
 def _tokens_in(text: str) -> Iterator[Finding]:
     for match in _TOKEN.finditer(text):
-        rule = next(name for pattern, name in _KINDS_OF_TOKENS if pattern.fullmatch(match[0]))
-        yield Finding(*match.span(), rule)
+        yield Finding(*match.span(), partial(_kind_of_token, match[0]))
+
+
+def _kind_of_token(token: str) -> str:
+    return next(detector.name for detector in TOKENS if re.fullmatch(detector.pattern, token))
 
 
 def _is_bearer(secret: str) -> bool:
