@@ -138,6 +138,8 @@ def test_finds_each_kind_of_secret_and_says_which(kind: str) -> None:
         ("user[password]=abc&x=1", f"user[password]={MARKER}&x=1"),
         ("postgres://app:s3cr3t@db:5432/x", f"postgres://{MARKER}@db:5432/x"),
         ("Cookie: a=b; c=d\r\nHost: x", f"Cookie: {MARKER}\r\nHost: x"),
+        ("Set-Cookie: a=b; Path=/", f"Set-Cookie: {MARKER}"),
+        ("basic abcdefghij and basic dXNlcjpwYXNz", f"basic abcdefghij and basic {MARKER}"),
         ("Authorization: Digest username=x, response=y\nHost: x", f"Authorization: {MARKER}\nHost: x"),
         ("auth=Bearer abc next", f"auth={MARKER} next"),
         ("sessionid=abc; theme=dark", f"sessionid={MARKER}; theme=dark"),
