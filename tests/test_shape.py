@@ -20,7 +20,8 @@ LAYERS = {  # a module imports from its own layer and from those above it in thi
         "errors", "events", "hooks", "constants", "introspection", "positions", "assembly", "tracecontext",
     ],
     "pure": [
-        "explanations", "quantities", "config", "selection", "redaction", "renderings", "shapes", "jsontext",
+        "explanations", "quantities", "config", "selection", "secretnames", "secretforms", "redaction",
+        "renderings", "shapes", "jsontext",
         "descriptions", "values", "defaults", "instrument",
     ],
     "engines": ["recorder", "suspension", "lane", "keeping", "dispatcher", "plugins"],

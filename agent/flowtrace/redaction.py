@@ -9,93 +9,37 @@ repeats are possessive or bounded. Each rule has the name under which ``flowtrac
 
 from __future__ import annotations
 
-import binascii
 import re
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 from flowtrace.errors import ConfigError
+from flowtrace.secretforms import (
+    BASIC,
+    BEARER,
+    CARD,
+    COMMAND_PASSWORD,
+    PRIVATE_KEY,
+    QUOTED_PASSWORD,
+    SHORTEST_FORM,
+    URL_CREDENTIALS,
+    Find,
+    Finding,
+    by_form,
+    by_pattern,
+    is_basic,
+    is_bearer,
+    is_card,
+    tokens_in,
+)
+from flowtrace.secretnames import is_secret, rule_of, squash
 
 MARKER = "[redacted]"
 MAX_TEXT = 8192  # characters; of a longer text only the start is kept, so that no pattern meets unbounded input
 
 _MAX_KNOWN = 4096  # names whose answer is remembered
-_SHORTEST_FORM = 13  # characters; in anything shorter only name=value, name: value and --name value are looked for
-
-# -- names -----------------------------------------------------------------------------------------------------------
-
-# What Sentry, ddtrace, Elastic APM and Logfire hide by default, matched on whole words of "_the_name_in_this_form_"
-# where they match substrings ("author", "token_count" and "secretary" stay). By the name of the rule.
-NAME_RULES = {
-    "passwords": r"""
-          passwor[dt] | passwd | pass_?phrase | pass_?code | pwd\d*+_ | _pw\d*+_$ | _pw_?hash_ | ^_pass_$
-        | _(?:my|db|database|user|usr|login|admin|root|smtp|mail|email|imap|ftp|ssh|http|proxy|redis|mysql|pg)_?pass_
-        | kennwort | wachtwoord | contrase[_n]a | _senha_ | mot_?de_?passe | _salt_$
-    """,
-    "secrets and credentials": r"""
-          secrets?\d*+_ | secret_?(?:key|token|value|access) | credential | _creds?_ | _principals?_$
-    """,
-    "tokens": r"""
-          (?:_|access|auth|refresh|csrf|xsrf|id|api|bearer|session|user|bot|client|device|jwt|reset|security|ware
-            |twilio|logfire) tokens?\d*+_
-        | _x?_?[cx]srf | _jwts?_ | _bearer_ | _(?:api|webhook|request|hmac|hub|stripe)_?signature_
-    """,
-    "keys": r"""
-          api_?keys?\d*+_ | (?:access|private|secret|encryption)_?keys?_
-        | _(?:sign|signing|signature|decryption|auth|master|shared|account|consumer|subscription|license|deploy|ssh|hmac
-            |aes|rsa|gpg|pgp|app|application|recaptcha|webhook|service|storage|openai|anthropic|stripe|google|azure)
-          _?keys?_
-    """,
-    "authorization": r"""
-          authorization | _authentication_$ | _o?auth\d?_$ | _auth_(?:header|data|info|code|string|value)_
-    """,
-    "sessions and cookies": r"""
-          _session_$ | session_?(?:id|key|data|cookie|hash)\d*+_ | sess_?id | _sid_ | _symfony_ | cookies?_
-    """,
-    "one-time and security codes": r"""
-          _t?otp_ | (?:security|verification|one_?time|recovery|backup|pin|mfa)_?codes?_
-        | security_?(?:question|answer)s?_
-        | (?:^|_(?:user|card|login|access|account|bank|atm|sim|device|customer|certificate|new|old|current|my))_?pin_$
-    """,
-    "payment cards and identity": r"""
-          _ssn_ | social_?security | _(?:cvv|cvc)2?_ | (?:credit|debit|payment|bank)_?cards?_ | _cards?_$ | _credit_$
-        | _card_?(?:number|num|no|cvv|cvc|code)_ | _cc_?(?:number|num|no)_
-    """,
-    "addresses of clients": r"_x_forwarded_for_ | _x_real_ip_ | _remote_addr_ | _ip_address_",
-}
-# Names that ddtrace hides and that are secret only as a whole, without case, "-" and "_".
-WHOLE_NAMES = frozenset({
-    "2fa", "aiohttpsession", "certificatepin", "cipher", "connectionstring", "connectsid", "databaseurl", "dburl",
-    "encryptionkeyid", "geolocation", "ipaddress", "jti", "nonce", "passhash", "pemfile", "pkcs8", "publickey",
-    "routingnumber", "signature", "usersession", "voterid", "xforwardedfor", "xrealip",
-})  # fmt: skip
-_SECRET_NAME = re.compile("|".join(NAME_RULES.values()), re.VERBOSE)  # groups would make it slow
-WHOLE_NAMES_RULE = "other names"
-
-# Names that hold such a word and say something about the secret instead of holding it.
-_ABOUT_A_SECRET = re.compile(
-    r"""
-      _(?:counts?|counter|types?|kind|length|len|size|limits?|total|used|usage|budget|names?|methods?|timeout|ttl
-        |policy|path|file|filename|dir|url|uri|endpoint|fields?|columns?|valid|validity|invalid|enabled|disabled
-        |required|optional|expiry|expires|expired|expiration|expires_(?:in|at)|exp|at|age|lifetime|created|updated
-        |status|versions?|format|algorithms?|alg|index|idx|position|offset|rate|cost|price|ratio|strength|score|rules
-        |min|max|domain|secure|samesite|httponly|consent|manager|service|factory|provider|handler|store|storage
-        |backend|class|cls|errors?|exception|validators?|generator|middleware|view|form|prompt|label|help|scheme
-        |scopes?|schema|mode|level|realm|changed|jar|stdin)_$
-    | _(?:max|min|num|n|total|prompt|completion|input|output|cached|reasoning|stop|new|used|remaining|avg)
-      _(?:[a-z]++_)?tokens_
-    | _(?:next|page|continuation|cancel|cancellation|eos|bos|pad|unk|sep|mask|cls|special|sync|syntax)
-      _(?:page_)?tokens?_
-    | _token_ids_
-    | ^_(?:no|disable|enable|skip|without|use|require|allow|has|is|needs)_
-    """,
-    re.VERBOSE,
-)
-
-_CAMEL_HUMP = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
-_NOT_A_LETTER = re.compile(r"[^a-z0-9]++")
 
 # -- values that have a name in the text -----------------------------------------------------------------------------
 
@@ -152,86 +96,8 @@ _ENCODED = re.compile(  # name=value inside a query of another URL
     r"""((?:[^%&\s"']|%(?!2[26Cc]|7[Dd]))++)"""
 )
 
-# -- values that are secret by their form ----------------------------------------------------------------------------
+# -- which texts need no closer look ---------------------------------------------------------------------------------
 
-
-class Detector(NamedTuple):
-    """A kind of secret that is known by its form.
-
-    Attributes:
-        name: What it is called, with the source of its form where there is a public one.
-        pattern: Matches it, or has a group ``secret`` that does.
-    """
-
-    name: str
-    pattern: str
-
-
-PRIVATE_KEY = Detector(
-    "private key (PEM, RFC 7468)",
-    r"-----BEGIN [A-Z0-9 ]{0,40}PRIVATE KEY(?: BLOCK)?-----(?:[^\-]|-(?!----END ))*+"
-    r"(?:-----END [A-Z0-9 ]{0,40}PRIVATE KEY(?: BLOCK)?-----)?",
-)
-URL_CREDENTIALS = Detector(
-    "credentials in a URL (RFC 3986)",
-    r"""(?<=://)(?:[^\s/?#@:"'<>]{0,256}+:[^\s/?#"'<>]{1,512}|[^\s/?#@:"'<>]{20,256}+)(?=@)""",
-)
-TOKENS = (  # all of them in one expression, after a word boundary
-    Detector("JSON Web Token (RFC 7519)", r"eyJ[\w\-]{8,}+\.[\w\-]*+(?:\.[\w\-]*+){0,3}+"),
-    Detector("AWS access key id", r"A(?:KIA|SIA|BIA|CCA)[A-Z0-9]{16}\b"),
-    Detector("Google key or token", r"AIza[\w\-]{30,}+|ya29\.[\w\-]{16,}+|GOCSPX-[\w\-]{20,}+"),
-    Detector("Azure client secret", r"[\w~.]{3}[0-9]Q~[\w~.\-]{31,34}"),
-    Detector("GitHub token", r"gh[pousr]_[A-Za-z0-9]{16,}+|github_pat_\w{20,}+"),
-    Detector("GitLab token", r"gl(?:pat|oas|dt|rt|rtr|cbt|ptt|ft|imt|agent|soat|ffct)-[\w\-.]{16,}+"),
-    Detector(
-        "Slack token or webhook",
-        r"xox[abeoprs](?:\.xox[bp])?-[\w\-]{10,}+|xapp-\d-[\w\-]{10,}+|hooks\.slack\.com/services/[\w/]{20,}+",
-    ),
-    Detector("Stripe key", r"[sr]k_(?:live|test)_[A-Za-z0-9]{10,}+|whsec_[A-Za-z0-9+/=]{16,}+"),
-    Detector("Anthropic key", r"sk-ant-[\w\-]{16,}+"),
-    Detector("OpenAI key", r"sk-(?:proj|or|svcacct|admin)-[\w\-]{16,}+|sk-[A-Za-z0-9]{32,}+"),
-    Detector("Hugging Face token", r"(?:hf|api_org)_[A-Za-z0-9]{30,}+"),
-    Detector("npm token", r"npm_[A-Za-z0-9]{30,}+"),
-    Detector("PyPI token", r"pypi-AgE[\w\-]{40,}+"),
-    Detector("SendGrid key", r"SG\.[\w\-]{16,}+\.[\w\-]{16,}+"),
-    Detector("Twilio key", r"SK[0-9a-f]{32}\b"),
-    Detector("DigitalOcean token", r"do[opr]_v1_[a-f0-9]{32,}+"),
-    Detector("Telegram bot token", r"(?:bot)?[0-9]{8,10}:A[\w\-]{34}(?![\w\-])"),
-    Detector("Docker Hub token", r"dckr_pat_[\w\-]{20,}+"),
-    Detector("Shopify token", r"shp(?:at|ca|pa|ss)_[a-fA-F0-9]{32}"),
-    Detector("HashiCorp Vault token", r"hv[sbr]\.[\w\-]{24,}+"),
-    Detector("Grafana token", r"glc_eyJ[\w+/=]{32,}+|glsa_[A-Za-z0-9]{32}\w*+"),
-    Detector("Sentry token", r"sntrys_eyJ[\w+/=]{32,}+|sntryu_[a-f0-9]{64}"),
-    Detector("Logfire token", r"pylf_v\d_[\w]{20,}+"),
-    Detector("age secret key", r"AGE-SECRET-KEY-1[A-Z0-9]{58}"),
-)
-BEARER = Detector("bearer credentials (RFC 6750)", r"\b[Bb]earer {1,4}(?P<secret>[\w\-.~+/]{8,}+=*+)")
-BASIC = Detector("basic credentials (RFC 7617)", r"\b[Bb]asic {1,4}(?P<secret>[\w\-.~+/]{8,}+=*+)")
-CARD = Detector(
-    "payment card number (ISO/IEC 7812)",
-    r"(?<![\w.])(?<![A-Z]{2}[0-9]{2} )"  # the second group of an IBAN
-    r"(?:[0-9]{13,16}|[0-9]{4}([\ -])[0-9]{4}\1[0-9]{4}\1[0-9]{4}|3[0-9]{3}([\ -])[0-9]{6}\2[0-9]{4,5})"
-    r"(?!\w)(?!\.[0-9])",
-)
-QUOTED_PASSWORD = Detector(
-    "quoted password, as in SQL",
-    r"""\b(?i:password|passphrase|identified by) (?:is )?"""
-    r"""(?:'(?P<single>(?:[^'\\]|''|\\.)++)'|"(?P<double>[^"\\]++)")""",
-)
-COMMAND_PASSWORD = Detector(
-    "password in a command line (curl, mysql, redis-cli, sshpass)",
-    r"""\bcurl\b[^\r\n]{0,512}? (?:-u|--user|-U|--proxy-user)[ =]?["']?[^\s:"']{0,64}+:(?P<curl>[^\s"']{1,256}+)"""
-    r"""|\b(?:mysql\w{0,16}+|mariadb)\b[^\r\n]{0,512}? -p(?P<mysql>[^\s"']{2,256}+)"""
-    r"""|\b(?:sshpass -p|redis-cli\b[^\r\n]{0,512}? -a) ?["']?(?P<others>[^\s"']{2,256}+)""",
-)
-
-DETECTORS = (PRIVATE_KEY, URL_CREDENTIALS, COMMAND_PASSWORD, QUOTED_PASSWORD, *TOKENS, BEARER, BASIC, CARD)
-
-_TOKEN = re.compile(r"\b(?:" + "|".join(detector.pattern for detector in TOKENS) + ")")  # groups would make it slow
-_CARD_BRAND = re.compile(
-    r"4(?:\d{12}|\d{15})|5[1-5]\d{14}|2(?:22[1-9]|2[3-9]\d|[3-6]\d\d|7[01]\d|720)\d{12}|3[47]\d{13}"
-    r"|6(?:011|5\d\d|4[4-9]\d)\d{12}|35(?:2[89]|[3-8]\d)\d{12}|3(?:0[0-5]|[68]\d)\d{11}|62\d{14}"
-)
 
 # what `is_clean` looks for: of each token something that is found fast
 _AFTER_DASH = re.compile(
@@ -242,14 +108,6 @@ _DIGIT_RUN = re.compile(r"[0-9][0-9 -]{11}[0-9]")
 _UNDERSCORE_RUN = re.compile(r"_[A-Za-z0-9]{10}")
 _PASSWORD_QUOTED = re.compile(r""" ["'](?<=[dD] .|[eE] .|[yY] .|[sS] .)""")
 _NO_DIGITS = bytes(byte for byte in range(256) if not 48 <= byte <= 57)
-
-
-class Finding(NamedTuple):
-    """A part of a text that is to be hidden: where it starts and ends, and what tells the rule that says so."""
-
-    start: int
-    end: int
-    rule: Callable[[], str]
 
 
 class Redactor:
@@ -268,7 +126,7 @@ class Redactor:
     __slots__ = ("_defaults", "_finders", "_globs", "_known", "_known_backwards", "_names", "_pairs", "_patterns")
 
     def __init__(self, *, names: Iterable[str] = (), patterns: Iterable[str] = (), defaults: bool = True) -> None:
-        squashed = {_squash(name, keep="*"): name for name in names}
+        squashed = {squash(name, keep="*"): name for name in names}
         self._names = {short: name for short, name in squashed.items() if "*" not in short}
         self._globs = [(re.compile(short.replace("*", ".*")), name) for short, name in squashed.items() if "*" in short]
         self._patterns = [_checked(pattern, index) for index, pattern in enumerate(patterns)]
@@ -290,14 +148,13 @@ class Redactor:
         """The rule that makes a value of this name a secret: a key of ``NAME_RULES``, or the config's; else None."""
         if not self._decide(name):
             return None
-        squashed, words = _squash(_ends(name)), _words(_ends(name))
+        squashed = squash(_ends(name))
         configured = self._names.get(squashed) or next(
             (text for glob, text in self._globs if glob.fullmatch(squashed)), ""
         )
         if configured:
             return f"redact.names: {configured!r}"
-        rules = (rule for rule, pattern in NAME_RULES.items() if re.search(pattern, words, re.VERBOSE))
-        return next(rules, WHOLE_NAMES_RULE)
+        return rule_of(_ends(name))
 
     def scrub(self, text: str) -> str:
         """The text with every secret in it replaced by ``[redacted]``; cut where it exceeds ``MAX_TEXT`` characters."""
@@ -355,7 +212,7 @@ class Redactor:
                 return False
             if "--" in text and _OPTION.search(text):
                 return False
-        if len(text) < _SHORTEST_FORM:
+        if len(text) < SHORTEST_FORM:
             return True
         if self._pairs and (
             ("<" in text and "</" in text)
@@ -378,7 +235,7 @@ class Redactor:
             or ("K" in text and "SK" in text)
             or ("~" in text and "Q~" in text)
             or (
-                (len(text) < 40 or len(text.encode("ascii", "ignore").translate(None, _NO_DIGITS)) >= _SHORTEST_FORM)
+                (len(text) < 40 or len(text.encode("ascii", "ignore").translate(None, _NO_DIGITS)) >= SHORTEST_FORM)
                 and _DIGIT_RUN.search(text)
             )
         )
@@ -393,14 +250,12 @@ class Redactor:
 
     def _decide(self, name: str) -> bool:
         name = _ends(name)
-        squashed = _squash(name)
+        squashed = squash(name)
         if squashed in self._names or any(glob.fullmatch(squashed) for glob, _ in self._globs):
             return True
         if not self._defaults:
             return False
-        words = _words(name)
-        is_secret = _SECRET_NAME.search(words) is not None and _ABOUT_A_SECRET.search(words) is None
-        return is_secret or squashed in WHOLE_NAMES
+        return is_secret(name, squashed)
 
     def _decide_pair(self, name: str) -> bool:
         return self._decide(name.lstrip("?&")) or (self._defaults and name[0] in "?&" and name[1:].lower() in _IN_QUERY)
@@ -408,11 +263,11 @@ class Redactor:
     def _rule_of_pair(self, name: str) -> str:
         return f"name {name!r} ({self.name_rule(name) or 'signatures in queries'})"
 
-    def _all_finders(self) -> Iterator[tuple[str, _Find]]:
+    def _all_finders(self) -> Iterator[tuple[str, Find]]:
         """What `scrub` does, step by step: what a text must contain, and what then gives its findings in order."""
         if self._defaults:
-            yield "-----BEGIN", _by_form(PRIVATE_KEY)
-            yield "://", _by_form(URL_CREDENTIALS)
+            yield "-----BEGIN", by_form(PRIVATE_KEY)
+            yield "://", by_form(URL_CREDENTIALS)
         if self._pairs:
             yield ":", partial(self._pairs_in, _BEFORE_COLON)
             yield "=", partial(self._pairs_in, _BEFORE_EQUALS)
@@ -423,14 +278,14 @@ class Redactor:
             yield "alue", partial(self._fields_in, _NAME_AND_VALUE)
             yield "%3", partial(self._fields_in, _ENCODED)
         if self._defaults:
-            yield " -", _by_form(COMMAND_PASSWORD)
-            yield " ", _by_form(QUOTED_PASSWORD)
-            yield "", _tokens_in
-            yield "earer ", _by_form(BEARER, accept=_is_bearer)
-            yield "asic ", _by_form(BASIC, accept=_is_basic)
-            yield "", _by_form(CARD, accept=_is_card)
+            yield " -", by_form(COMMAND_PASSWORD)
+            yield " ", by_form(QUOTED_PASSWORD)
+            yield "", tokens_in
+            yield "earer ", by_form(BEARER, accept=is_bearer)
+            yield "asic ", by_form(BASIC, accept=is_basic)
+            yield "", by_form(CARD, accept=is_card)
         for index, pattern in enumerate(self._patterns):
-            yield "", _by_pattern(pattern, f"redact.patterns[{index}]")
+            yield "", by_pattern(pattern, f"redact.patterns[{index}]")
 
     def _pairs_in(self, separator: re.Pattern[str], text: str) -> Iterator[Finding]:
         """The values in ``name=value``, ``"name": "value"`` and ``Name: value``, separated by what a pattern says."""
@@ -447,15 +302,12 @@ class Redactor:
 
     def _fields_in(self, pattern: re.Pattern[str], text: str) -> Iterator[Finding]:
         """The values of a pattern whose group ``name`` may be that of a secret, and whose last group is the value."""
-        if len(text) < _SHORTEST_FORM and pattern is not _OPTION:
+        if len(text) < SHORTEST_FORM and pattern is not _OPTION:
             return
         for match in pattern.finditer(text):
             name, value = match["name"], match[match.lastindex or 0]
             if self.is_secret_name(name) and not _is_placeholder(value.strip(), name):
                 yield Finding(*match.span(match.lastindex or 0), partial(self._rule_of_pair, name))
-
-
-_Find = Callable[[str], Iterable[Finding]]
 
 
 def _has_quoted(text: str) -> bool:
@@ -479,13 +331,9 @@ def _ends(name: str) -> str:
     return name if len(name) <= 128 else f"{name[:64]}_{name[-64:]}"
 
 
-def _words(name: str) -> str:
-    return "_" + _NOT_A_LETTER.sub("_", _CAMEL_HUMP.sub("_", name).lower()).strip("_") + "_"
-
-
 def _is_placeholder(value: str, name: str) -> bool:
     """Whether nothing is hidden here: no value, ``[redacted]``, or ``--password PASSWORD`` in a usage message."""
-    return value.lower() in _NOTHING or not value or _squash(value) in _squash(name)
+    return value.lower() in _NOTHING or not value or squash(value) in squash(name)
 
 
 def _bounded(text: str) -> str:
@@ -542,59 +390,6 @@ def _end_of_brackets(text: str, start: int) -> int:
             if depth <= 0:
                 return match.end()
     return len(text)
-
-
-# -- by form
-
-
-def _by_form(detector: Detector, *, accept: Callable[[str], bool] = lambda secret: True) -> _Find:
-    pattern = re.compile(detector.pattern)
-
-    def find(text: str) -> Iterator[Finding]:
-        for match in pattern.finditer(text) if len(text) >= _SHORTEST_FORM else ():
-            start, end = match.span(match.lastgroup or 0)
-            if accept(text[start:end]):
-                yield Finding(start, end, lambda: detector.name)
-
-    return find
-
-
-def _by_pattern(pattern: re.Pattern[str], rule: str) -> _Find:
-    return lambda text: (Finding(*match.span(), lambda: rule) for match in pattern.finditer(text) if match[0])
-
-
-def _tokens_in(text: str) -> Iterator[Finding]:
-    for match in _TOKEN.finditer(text):
-        yield Finding(*match.span(), partial(_kind_of_token, match[0]))
-
-
-def _kind_of_token(token: str) -> str:
-    return next(detector.name for detector in TOKENS if re.fullmatch(detector.pattern, token))
-
-
-def _is_bearer(secret: str) -> bool:
-    """``Bearer`` and ``Basic`` are English words too: what follows must look like credentials."""
-    return len(secret) >= 20 or any(letter.isdigit() for letter in secret)
-
-
-def _is_basic(secret: str) -> bool:
-    try:
-        return b":" in binascii.a2b_base64(secret[: len(secret) // 4 * 4], strict_mode=True)
-    except binascii.Error:
-        return False
-
-
-def _is_card(number: str) -> bool:
-    """A number of a card brand's length and prefix whose check digit is right (Luhn)."""
-    digits = number.replace(" ", "").replace("-", "")
-    if _CARD_BRAND.fullmatch(digits) is None:
-        return False
-    doubled = (sum(divmod(2 * int(digit), 10)) for digit in digits[-2::-2])
-    return (sum(doubled) + sum(int(digit) for digit in digits[-1::-2])) % 10 == 0
-
-
-def _squash(name: str, *, keep: str = "") -> str:
-    return "".join(letter for letter in name.lower() if letter.isalnum() or letter in keep)
 
 
 def _checked(pattern: str, index: int) -> re.Pattern[str]:

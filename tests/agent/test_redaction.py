@@ -13,9 +13,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flowtrace import redaction
+from flowtrace import redaction, secretforms, secretnames
 from flowtrace.errors import ConfigError
-from flowtrace.redaction import DETECTORS, MARKER, MAX_TEXT, NAME_RULES, Redactor
+from flowtrace.redaction import MARKER, MAX_TEXT, Redactor
+from flowtrace.secretforms import DETECTORS
+from flowtrace.secretnames import NAME_RULES
 from tests.agent.default_names import DDTRACE, ELASTIC, LOGFIRE, NOT_HIDDEN, SENTRY, NameList
 from tests.agent.redaction_corpus import Maker
 
@@ -71,7 +73,7 @@ def test_each_rule_for_names_is_needed() -> None:
     """Every rule is the one that makes some name of these tests a secret."""
     names = [*SECRET_NAMES, *SENTRY.names, *DDTRACE.names]
 
-    assert {Redactor().name_rule(name) for name in names} >= {*NAME_RULES, redaction.WHOLE_NAMES_RULE}
+    assert {Redactor().name_rule(name) for name in names} >= {*NAME_RULES, secretnames.WHOLE_NAMES_RULE}
 
 
 def test_leaves_names_that_only_look_secret() -> None:
@@ -263,7 +265,10 @@ def test_takes_patterns_that_are_bounded(pattern: str) -> None:
 
 def own_patterns() -> dict[str, re.Pattern[str]]:
     """Each expression that may meet a text of the program, by its name."""
-    patterns = {name: value for name, value in vars(redaction).items() if isinstance(value, re.Pattern)}
+    modules = (redaction, secretnames, secretforms)
+    patterns = {
+        name: value for module in modules for name, value in vars(module).items() if isinstance(value, re.Pattern)
+    }
     patterns |= {f"_REST {kind}": pattern for kind, pattern in redaction._REST.items()}
     return patterns | {detector.name: re.compile(detector.pattern) for detector in DETECTORS}
 
@@ -416,7 +421,7 @@ def test_document_has_each_rule_for_names() -> None:
     """Rules and examples are those of the code."""
     documented = table("## By name")
 
-    assert list(documented) == [*NAME_RULES, redaction.WHOLE_NAMES_RULE]
+    assert list(documented) == [*NAME_RULES, secretnames.WHOLE_NAMES_RULE]
     for rule, examples in documented.items():
         names = re.findall(r"`(.+?)`", examples)
         assert {name: Redactor().name_rule(name) for name in names} == dict.fromkeys(names, rule)
