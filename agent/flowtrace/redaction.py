@@ -20,7 +20,9 @@ from flowtrace.secretforms import (
     BASIC,
     BEARER,
     CARD,
+    COMMAND_OPTIONS,
     COMMAND_PASSWORD,
+    COMMANDS,
     PRIVATE_KEY,
     QUOTED_PASSWORD,
     SHORTEST_FORM,
@@ -179,23 +181,34 @@ class Redactor:
     def scrub_arguments(self, arguments: Iterable[str]) -> list[str]:
         """A command line, one text for each argument, without its secrets.
 
-        Beside what `scrub` finds: all of an argument ``--password=…`` or ``DB_PASSWORD=…`` after the sign, and the
-        argument after ``--password``, unless that is an option too.
+        Beside what `scrub` finds: all of an argument ``--password=…`` or ``DB_PASSWORD=…`` after the sign, the
+        argument after ``--password``, unless that is an option too, and what `COMMAND_OPTIONS` knows of the commands
+        in the list, wherever they stand in it: ``sudo /usr/bin/mysql -p…``.
         """
         shown: list[str] = []
-        is_value = False
+        options: list[re.Pattern[str]] = []
+        command = ""
+        is_value = is_named = False
         for argument in arguments:
+            if self._defaults:
+                command = _command(argument, command)
+                options += [COMMAND_OPTIONS[command]] if command in COMMAND_OPTIONS else []
             option = _ARGUMENT.match(argument)
             is_secret = option is not None and self.is_secret_name(option[1])
             is_whole = option is not None and option.end() == len(argument)
-            if is_value and argument[:1] != "-" and argument.lower() not in _NOTHING:
+            short = next(filter(None, (known.match(argument) for known in options)), None)
+            was_value = is_value or (is_named and argument[:1] != "-" and argument.lower() not in _NOTHING)
+            is_value = not was_value and short is not None and short.end() == len(argument)
+            is_named = option is not None and is_secret and is_whole and not option[2] and argument[:1] == "-"
+            if was_value:
                 argument = MARKER
+            elif short is not None:
+                argument = argument[: short.end()] + MARKER * (not is_value)
             elif option is not None and is_secret and option[2] and not is_whole:
                 argument = argument[: option.end()] + MARKER
             else:
                 argument = self.scrub(argument)
             shown.append(argument)
-            is_value = option is not None and is_secret and is_whole and not option[2] and argument[:1] == "-"
         return shown
 
     def is_clean(self, text: str) -> bool:
@@ -308,6 +321,14 @@ class Redactor:
             name, value = match["name"], match[match.lastindex or 0]
             if self.is_secret_name(name) and not _is_placeholder(value.strip(), name):
                 yield Finding(*match.span(match.lastindex or 0), partial(self._rule_of_pair, name))
+
+
+def _command(argument: str, before: str) -> str:
+    """The command that an argument names, of which only one follows another: ``docker`` and ``docker login``."""
+    if argument == "login":
+        return f"{before} {argument}"
+    name = argument.replace("\\", "/").rpartition("/")[2].removesuffix(".exe")
+    return name if name in COMMANDS else before
 
 
 def _has_quoted(text: str) -> bool:

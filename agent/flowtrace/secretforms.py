@@ -89,11 +89,26 @@ QUOTED_PASSWORD = Detector(
     r"""(?:'(?P<single>(?:[^'\\]|''|\\.)++)'|"(?P<double>[^"\\]++)")""",
 )
 COMMAND_PASSWORD = Detector(
-    "password in a command line (curl, mysql, redis-cli, sshpass)",
+    "password in a command line (curl, mysql, redis-cli, sshpass, docker login)",
     r"""\bcurl\b[^\r\n]{0,512}? (?:-u|--user|-U|--proxy-user)[ =]?["']?[^\s:"']{0,64}+:(?P<curl>[^\s"']{1,256}+)"""
     r"""|\b(?:mysql\w{0,16}+|mariadb)\b[^\r\n]{0,512}? -p(?P<mysql>[^\s"']{2,256}+)"""
-    r"""|\b(?:sshpass -p|redis-cli\b[^\r\n]{0,512}? -a) ?["']?(?P<others>[^\s"']{2,256}+)""",
+    r"""|\b(?:sshpass -p|redis-cli\b[^\r\n]{0,512}? -a|(?:docker|podman) login\b[^\r\n]{0,512}? -p)"""
+    r"""[ =]?["']?(?P<others>[^\s"']{2,256}+)""",
 )
+# The same for commands that are lists of arguments. What stands behind the match is the password; where that is
+# nothing, it is the next argument.
+_MYSQL = re.compile(r"-p(?=.)", re.DOTALL)
+_LOGIN = re.compile(r"-p=?")
+COMMAND_OPTIONS = {
+    "curl": re.compile(r"(?:-[#012346BGIJLMNORSVZafgijklnpqsv]*+[uU]|--(?:proxy-)?user(?:=|\Z))"),
+    "docker login": _LOGIN,
+    "podman login": _LOGIN,
+    "redis-cli": re.compile(r"-a\Z"),
+    "sshpass": re.compile(r"-p"),
+    **dict.fromkeys(("mysql", "mysqladmin", "mysqldump", "mysqlimport", "mysqlsh"), _MYSQL),
+    **dict.fromkeys(("mariadb", "mariadb-admin", "mariadb-dump", "mariadb-import"), _MYSQL),
+}
+COMMANDS = frozenset(command.partition(" ")[0] for command in COMMAND_OPTIONS)
 
 DETECTORS = (PRIVATE_KEY, URL_CREDENTIALS, COMMAND_PASSWORD, QUOTED_PASSWORD, *TOKENS, BEARER, BASIC, CARD)
 

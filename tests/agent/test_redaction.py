@@ -163,6 +163,7 @@ def test_finds_each_kind_of_secret_and_says_which(kind: str) -> None:
         ("/in?next=%2Fcb%3Ftoken%3Dx%26n%3D1", f"/in?next=%2Fcb%3Ftoken%3D{MARKER}%26n%3D1"),
         ("IDENTIFIED BY 'it''s'", f"IDENTIFIED BY '{MARKER}'"),
         ("curl -u bob:x https://x.org", f"curl -u bob:{MARKER} https://x.org"),
+        ("docker login -u bob -p hunter2 x.org", f"docker login -u bob -p {MARKER} x.org"),
         ("postgres://bob:p@ss@db/x", f"postgres://{MARKER}@db/x"),
     ],
 )
@@ -359,12 +360,33 @@ def test_longer_texts_are_cut_before_they_are_searched() -> None:
         ("app.py --db postgres://bob:x@db/x", f"app.py --db postgres://{MARKER}@db/x"),
         ("app.py -Ddb.password=x", f"app.py -Ddb.password={MARKER}"),
         ("app.py --secret - a", "app.py --secret - a"),
+        ("curl -u bob:hunter2 https://x.org", f"curl -u {MARKER} https://x.org"),
+        ("/usr/bin/curl -sSLubob:hunter2 x", f"/usr/bin/curl -sSLu{MARKER} x"),
+        ("curl --user bob:a --proxy-user=c:d -U e", f"curl --user {MARKER} --proxy-user={MARKER} -U {MARKER}"),
+        ("curl --user-agent me -d user=u -X PUT x", "curl --user-agent me -d user=u -X PUT x"),
+        ("curl -o mysql -u bob:x", f"curl -o mysql -u {MARKER}"),
+        ("mysqldump.exe -ubob -phunter2 shop", f"mysqldump.exe -ubob -p{MARKER} shop"),
+        ("mariadb -p shop", "mariadb -p shop"),
+        ("docker run -p 80:80 db mysql -phunter2", f"docker run -p 80:80 db mysql -p{MARKER}"),
+        ("sshpass -p -x ssh bob@x", f"sshpass -p {MARKER} ssh bob@x"),
+        ("sshpass -pa ssh bob@x", f"sshpass -p{MARKER} ssh bob@x"),
+        ("redis-cli -h x -a hunter2 get y", f"redis-cli -h x -a {MARKER} get y"),
+        ("docker --debug login -u bob -p a x.org", f"docker --debug login -u bob -p {MARKER} x.org"),
+        ("podman login -p=a", f"podman login -p={MARKER}"),
+        ("app.py login -p 80", "app.py login -p 80"),
     ],
 )
 def test_command_lines_lose_their_secrets(arguments: str, shown: str) -> None:
     """What a secret-named option is given is hidden, as one argument or as two; everything else stays."""
     # faults X1, X3
     assert Redactor().scrub_arguments(arguments.split()) == shown.split()
+
+
+def test_commands_are_not_known_without_the_defaults() -> None:
+    """Who switches the defaults off hides by his own names only."""
+    redactor = Redactor(names=["pet"], defaults=False)
+
+    assert redactor.scrub_arguments(["mysql", "-px", "--pet", "rex"]) == ["mysql", "-px", "--pet", MARKER]
 
 
 def test_spaces_in_an_argument_end_no_secret() -> None:
