@@ -19,8 +19,9 @@ from flowtrace.descriptions import Descriptions
 from flowtrace.importer import is_main_program
 from flowtrace.instrument import IS_FUNCTION, Function, instrument, pairs
 from flowtrace.patcher import WILDCARDS, Place, Traced, Wrapper, assign, functions, outermost, places, wrap
-from flowtrace.recorder import Functions, Recorder, Target
+from flowtrace.recorder import Encodes, Functions, HidesResult, Recorder, Target
 from flowtrace.redaction import Redactor
+from flowtrace.secretnames import gives_secret
 from flowtrace.selection import ModuleRules, Selection
 from flowtrace.suspension import Suspendable, suspendable
 from flowtrace.values import Encoder, Limits
@@ -265,12 +266,17 @@ class Attachment:
     def _functions(self, module: str, qualname: str, line: int, rule: Rule | None) -> Functions:
         capture = rule.capture_over(self._capture) if rule else self._capture
         sampling = rule.sampling if rule else RuleSampling()
-        encoder = self.encoder(capture)
+        encoder: Encodes = self.encoder(capture)
+        if capture.mark_defaults:
+            encoder = MarksDefaults(encoder, capture.max_bytes)
+        name = qualname.rpartition(".")[2]
+        if self.redactor.is_secret_name(name) and gives_secret(name):
+            encoder = HidesResult(encoder, self.encoder(capture).hidden_result)
         target = Target(
             module,
             qualname,
             line,
-            MarksDefaults(encoder, capture.max_bytes) if capture.mark_defaults else encoder,
+            encoder,
             args=capture.args,
             result=capture.result,
             rate=sampling.rate,

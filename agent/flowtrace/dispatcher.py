@@ -266,7 +266,7 @@ class Dispatcher:
         """What functions were called more often than their rules let be recorded: once a second for each."""
         now = self._recorder.clock()
         for number, limit in enumerate(self._recorder.limits):
-            reported, since = self._reported_limits.get(number, (0, now))
+            reported, since = self._reported_limits.setdefault(number, (0, now))
             calls = limit.left_out - reported
             if not calls:
                 self._reported_limits[number] = (reported, now)

@@ -6,6 +6,7 @@ left out before.
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import orjson
@@ -43,19 +44,22 @@ class Cut(str):
 
 
 def dumps(plain: object) -> bytes:
-    """JSON as one line of UTF-8, whatever its reader takes for the end of a line."""
+    """JSON as one line of UTF-8, whatever its reader takes for the end of a line, and harmless on a terminal."""
     try:
         text = orjson.dumps(plain)
     except TypeError:  # the only reason with plain data: a lone surrogate, which UTF-8 cannot hold
         text = orjson.dumps(_without_surrogates(plain))
     if not text.isascii():
-        for mark, escape in _LINE_ENDS:
-            if mark in text:
-                text = text.replace(mark, escape)
+        text = _UNSAFE.sub(_escaped, text)
     return text
 
 
-_LINE_ENDS = ((b"\xe2\x80\xa8", b"\\u2028"), (b"\xe2\x80\xa9", b"\\u2029"), (b"\xc2\x85", b"\\u0085"))
+# Controls that terminals obey (C1), line ends, and marks that turn the direction of what follows.
+_UNSAFE = re.compile(rb"\xc2[\x80-\x9f]|\xe2\x80[\x8e\x8f\xa8-\xae]|\xe2\x81[\xa6-\xa9]")
+
+
+def _escaped(found: re.Match[bytes]) -> bytes:
+    return b"\\u%04x" % ord(found[0].decode())
 
 
 def _without_surrogates(plain: Any) -> Any:

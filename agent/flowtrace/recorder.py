@@ -54,6 +54,13 @@ class Encodes(Protocol):
         """Type, message and place of an exception, as a JSON object."""
 
 
+class HidesResult:
+    """Encodes as another does, but for the results."""
+
+    def __init__(self, encoder: Encodes, result: Callable[[object], bytes]) -> None:
+        self.arguments, self.exception, self.result = encoder.arguments, encoder.exception, result
+
+
 class Target(NamedTuple):
     """A function that is traced: its static data, how its values are encoded, and how often it is recorded.
 

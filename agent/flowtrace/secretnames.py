@@ -90,6 +90,92 @@ def is_secret(name: str, squashed: str) -> bool:
     return squashed in WHOLE_NAMES or (_SECRET_NAME.search(words) is not None and _ABOUT_A_SECRET.search(words) is None)
 
 
+def gives_secret(function: str) -> bool:
+    """Whether a function of this name may return what its name says: `get_token`, not `check_token`.
+
+    To be asked of names that are secret.
+    """
+    return _words(function).split("_")[1] not in _ACTIONS
+
+
+_ACTIONS = frozenset(
+    [
+        "accepts",
+        "add",
+        "allow",
+        "apply",
+        "assert",
+        "authenticate",
+        "can",
+        "change",
+        "check",
+        "clear",
+        "compare",
+        "confirm",
+        "consume",
+        "deactivate",
+        "delete",
+        "deny",
+        "disable",
+        "do",
+        "drop",
+        "enable",
+        "enforce",
+        "ensure",
+        "expire",
+        "forget",
+        "handle",
+        "has",
+        "invalidate",
+        "is",
+        "lock",
+        "log",
+        "login",
+        "logout",
+        "mark",
+        "match",
+        "matches",
+        "needs",
+        "notify",
+        "on",
+        "post",
+        "process",
+        "prompt",
+        "protect",
+        "put",
+        "record",
+        "redact",
+        "refuse",
+        "register",
+        "reject",
+        "remove",
+        "render",
+        "require",
+        "reset",
+        "revoke",
+        "save",
+        "scrub",
+        "send",
+        "set",
+        "show",
+        "store",
+        "submit",
+        "supports",
+        "test",
+        "update",
+        "upgrade",
+        "use",
+        "uses",
+        "validate",
+        "verify",
+        "view",
+        "wait",
+        "warn",
+        "with",
+    ]
+)
+
+
 def rule_of(name: str) -> str:
     """The rule that makes a name secret which `is_secret`: a key of `NAME_RULES`, or `WHOLE_NAMES_RULE`."""
     words = _words(name)

@@ -161,6 +161,10 @@ class Encoder:
             self.failures += 1
             return self._lost_result
 
+    def hidden_result(self, value: object) -> bytes:
+        """The same of a function whose name says that it gives a secret."""
+        return self.result(value) if _holds_nothing(value) else fit(MARKER, self._max_bytes)
+
     def exception(self, error: BaseException) -> bytes:
         """The exception as ``{"type", "message", "at"}``; ``at`` is the file and line that raised it, or null."""
         try:
@@ -175,6 +179,8 @@ class Encoder:
         """Note a parameter or field whose name is no secret, and say so; most programs have few hundred of them."""
         if self._is_secret(name):
             return False
+        if name in _VALUE:
+            return False  # another argument may be its name: `_fields` looks closer
         if len(self._plain_names) >= _MAX_NAMES:
             self._plain_names.clear()
         if len(name) <= _LONGEST_NAME:
@@ -364,11 +370,16 @@ class Encoder:
     def _fields(self, fields: Any, total: int, call: _Call, shown: dict[str, object]) -> dict[str, object]:
         """As ``_items``, for names out of the program's source: texts, unlike each other and no secrets themselves."""
         count = 0
+        names_secret = False  # as in set_header(name="Authorization", value="…")
         for name, item in fields:
             if call.left <= 0:
                 break
             call.left -= len(name) + 4
-            plain = name in self._plain_names or self._remember(name) or _holds_nothing(item)
+            if name in _VALUE:
+                plain = not (names_secret or self._is_secret(name)) or _holds_nothing(item)
+            else:
+                plain = name in self._plain_names or self._remember(name) or _holds_nothing(item)
+                names_secret = self._is_header(item) if name in _NAME else names_secret
             shown[name if name not in shown else unused(name, shown)] = self._plain(item, call) if plain else MARKER
             count += 1
         if count < total:
@@ -514,8 +525,11 @@ class Encoder:
         return MARKER if self._is_secret(name) and not _holds_nothing(value) else self._inline(value, call)
 
     def _inline(self, value: object, call: _Call) -> str:
-        """A value inside a text: scalars as Python writes them, paths and the like as they are, others by type."""
-        return inline(value) if id(type(value)) in SCALARS else self._key(value, call)
+        """A value inside a text: scalars as Python writes them, paths and the like as they are, containers as JSON."""
+        kind = type(value)
+        if kind is list or kind is tuple or kind is dict:
+            return dumps(self._plain(value, call)).decode()
+        return inline(value) if id(kind) in SCALARS else self._key(value, call)
 
 
 class _Call:
@@ -531,7 +545,8 @@ class _Call:
         self.package = ""
 
 
-_NAME, _VALUE = frozenset({"name", "Name", "key", "Key", "header"}), frozenset({"value", "Value"})
+_NAME = frozenset({"name", "Name", "key", "Key", "header", "field", "attr", "k"})
+_VALUE = frozenset({"value", "Value", "val", "v"})
 _HASHED = (set, frozenset)
 _CLOSED: dict[type, str] = {tuple: "(… {} items)", set: "{{… {} items}}", dict: "{{… {} keys}}", list: "[… {} items]"}
 

@@ -322,6 +322,24 @@ def test_limit_is_reported_when_it_acts(pipeline: Pipeline) -> None:
     assert (last(sink)["skippedCalls"], last(sink)["lost"]) == (5, {"sink0": 0})
 
 
+def test_limit_is_reported_once_a_second() -> None:
+    """With the time in which the calls were left out; what nobody called is not mentioned."""
+    now = [10**9]
+    some = Pipeline()
+    some.recorder.clock = lambda: now[0]
+    some.recorder.functions(Target("m", "quiet", 1, Shown(), max_per_second=1))
+    some.recorder.functions(Target("m", "hot", 1, Shown(), max_per_second=1))
+    said: list[tuple[int, int, int]] = []
+    some.dispatcher.state = lambda name, **fields: said.append((fields["calls"], fields["from"], fields["to"]))  # type: ignore[method-assign, assignment]
+
+    for tenth in range(35):
+        now[0] = 10**9 + tenth * 10**8
+        some.recorder.limits[1].left_out += 2
+        some.dispatcher._report_limits()
+
+    assert said == [(22, 1000, 2000), (20, 2000, 3000), (20, 3000, 4000)]
+
+
 def test_loss_of_one_sink_is_told_to_all(pipeline: Pipeline, wait_until: Callable[..., Any]) -> None:
     """A batch that one sink never takes reaches the other, and both are told."""  # fault S18
     bad = MemorySink(failures=[SinkError("no", retry=False)])

@@ -95,3 +95,33 @@ def test_no_way_out_carries_a_secret(tracer: harness.Tracer, tmp_path: Path) -> 
     reached = {place for place, text in places.items() if text.count(b"[redacted]") >= 100}
     assert reached == {"traces", "one/dead-letter", "two", "requests", "stderr"}
     assert leaks == set()
+
+
+RESULTS = """
+class Settings:
+    def __init__(self): self._v = "hunter2"
+    @property
+    def db_password(self): return self._v
+    def get_token(self): return {"t": "hunter2"}
+    async def fetch_api_key(self): return "hunter2"
+    def check_password(self): return ["shown"]
+    def refresh_secret(self): return None
+
+import asyncio
+settings = Settings()
+settings.db_password, settings.get_token(), settings.check_password(), settings.refresh_secret()
+asyncio.run(settings.fetch_api_key())
+"""
+
+
+def test_results_are_hidden_where_the_function_names_them(tracer: harness.Tracer, tmp_path: Path) -> None:
+    """What a getter or a property of a secret's name returns; that nothing was returned is no secret."""  # fault X1
+    (tmp_path / "program.py").write_text(RESULTS)
+    ended = tracer.run([sys.executable, "program.py"])
+
+    results = {event["function"]: event["result"] for event in ended.events if event["event"] == "EXIT"}
+    hidden = json.dumps("[redacted]")
+    assert results == {
+        "__init__": "void", "db_password": hidden, "get_token": hidden, "fetch_api_key": hidden,
+        "check_password": '["shown"]', "refresh_secret": "void",
+    }  # fmt: skip
