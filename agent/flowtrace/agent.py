@@ -192,8 +192,11 @@ class Agent:
             f"{lane.name} {lane.delivered} delivered, {lane.losses.events} lost, {lane.waiting} waiting"
             for lane in self._dispatcher.lanes
         )
+        counts = {"events not kept": self._dispatcher.discarded[1], "calls skipped": self.recorder.state.skipped_calls}
+        left_out = [f"{count} {what}" for what, count in counts.items() if count]
         state = "on" if self.attachment.is_on else "off"
-        return f"{state}, {plural(functions, 'function')} in {plural(len(modules), 'module')}; {'; '.join(lanes)}"
+        traced = f"{plural(functions, 'function')} in {plural(len(modules), 'module')}"
+        return "; ".join([f"{state}, {traced}", *lanes, *left_out])
 
     def _limit(self) -> None:
         state, queue = self.recorder.state, self._config.queue

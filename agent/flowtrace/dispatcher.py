@@ -97,6 +97,11 @@ class Dispatcher:
         """How many threads this process has because of the agent."""
         return len(self.lanes) + 1 if self._is_running else 0
 
+    @property
+    def discarded(self) -> tuple[int, int]:
+        """Calls and events that `keep` has discarded."""
+        return (self._keeper.discarded_calls, self._keeper.discarded_events) if self._keeper else (0, 0)
+
     def state(self, name: str, **fields: Any) -> None:
         """Put one of the agent's own events on the queue, from any thread.
 
@@ -303,7 +308,7 @@ class Dispatcher:
         if self._stop_seq is None:
             self._stop_seq = next(recorder.seq)
         recorded = self._stop_seq - state.first
-        discarded = (self._keeper.discarded_calls, self._keeper.discarded_events) if self._keeper else (0, 0)
+        discarded = self.discarded
         delivered = {lane.name: lane.delivered for lane in self.lanes}
         self._push(
             "STOP",

@@ -555,3 +555,24 @@ def test_isolated_python_is_not_traced(option: str, write: Write, run_traced: Ru
     ended = run_traced([sys.executable, option, "app.py"])
 
     assert (ended.returncode, ended.events) == (0, [])
+
+
+@pytest.mark.parametrize("quiet", [True, False])
+def test_other_python_that_has_no_flowtrace_runs_untraced(quiet: bool, write: Write, run_traced: Run) -> None:
+    """It says so in one line on its stderr, which `--quiet` keeps empty: the program may read it."""
+    write("other/flowtrace/__init__.py", "raise ModuleNotFoundError('no flowtrace here')\n")
+    write(
+        "app.py",
+        """
+        import os, subprocess, sys
+        path = os.pathsep.join([os.environ["PYTHONPATH"], "other"])
+        command = [sys.executable, "-c", "print(7)"]
+        env = {**os.environ, "PYTHONPATH": path}
+        env.pop("FLOWTRACE_STRICT")
+        print(subprocess.run(command, env=env, capture_output=True, text=True))
+    """,
+    )
+    ended = run_traced([sys.executable, "app.py"], options=["--quiet"] if quiet else [])
+
+    assert "stdout='7\\n'" in ended.stdout
+    assert ("stderr=''" in ended.stdout) is quiet

@@ -26,6 +26,8 @@ def _start() -> None:
     except Exception as error:
         if "FLOWTRACE_STRICT" in os.environ:
             raise
+        if isinstance(error, ModuleNotFoundError) and '"quiet":true' in text:
+            return  # another Python, which has no flowtrace
         where = sys.executable or "this Python"
         os.write(2, f"flowtrace: {where}: not traced: {type(error).__name__}: {error}\n".encode())
 
