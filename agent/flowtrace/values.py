@@ -32,6 +32,7 @@ from flowtrace.introspection import (
 from flowtrace.jsontext import Cut, Rest, dumps, fit, unused
 from flowtrace.redaction import MARKER, MAX_TEXT, Redactor
 from flowtrace.renderings import RENDERED, SCALARS, inline, int_text
+from flowtrace.secretforms import COMMANDS
 from flowtrace.shapes import Shape, examine, stored_fields
 
 CYCLE = "<cycle>"
@@ -95,6 +96,7 @@ class Encoder:
         self._max_depth, self._max_items, self._max_bytes = limits.max_depth, limits.max_items, limits.max_bytes
         self._max_string = min(limits.max_string, MAX_TEXT - _MARGIN)
         self._is_clean, self._scrub, self._is_secret = redactor.is_clean, redactor.scrub, redactor.is_secret_name
+        self._scrub_arguments = redactor.scrub_arguments
         self._closed_path = [0] * limits.max_depth  # in a key nothing is opened
         self._lost_arguments = fit({"…": UNCAPTURABLE}, self._max_bytes)
         self._lost_result = fit(UNCAPTURABLE, self._max_bytes)
@@ -295,6 +297,8 @@ class Encoder:
             return _closed(kind, total)
         call.path.append(id(owner))
         shown: list[object] = []
+        if any(type(item) is str and item.rpartition("/")[2] in COMMANDS for item in items[:2]):
+            items = self._command(items)
         hide = False
         for item in items:
             if call.left <= 0:
@@ -308,6 +312,12 @@ class Encoder:
             shown.append(Rest(total - len(shown), "… {} more" if kind is list else f"… {{}} more ({kind.__name__})"))
         call.path.pop()
         return shown
+
+    def _command(self, items: Any) -> Any:
+        """The arguments of a program that takes passwords by options without a telling name."""
+        if any(type(item) is not str or len(item) > MAX_TEXT for item in items):
+            return items
+        return self._scrub_arguments(items)
 
     def _is_header(self, name: Any) -> bool:
         """Whether this, the first of two, names a secret, as in ``(b"authorization", b"Bearer …")``."""

@@ -818,6 +818,10 @@ class Field(enum.StrEnum):
     [
         (["mysql", "--password", "x", "-u", "bob"], ["mysql", "--password", MARKER, "-u", "bob"]),
         (("--api-key", "x", "--token", "y"), ["--api-key", MARKER, "--token", MARKER]),
+        (["mysql", "-phunter2", "db"], ["mysql", f"-p{MARKER}", "db"]),
+        (("sudo", "/usr/bin/sshpass", "-p", "x", "ssh"), ["sudo", "/usr/bin/sshpass", "-p", MARKER, "ssh"]),
+        (["ssh", "-p", "22"], ["ssh", "-p", "22"]),
+        (["mysql", 1, None], ["mysql", 1, None]),
         (["--password=x", "db"], [f"--password={MARKER}", "db"]),
         (["--sort", "x", "-", "y", "--"], ["--sort", "x", "-", "y", "--"]),
         (["--password", None, "--token"], ["--password", None, "--token"]),
