@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import Any
 
@@ -41,6 +41,15 @@ from flowtrace.secretnames import is_secret, rule_of, squash
 MARKER = "[redacted]"
 MAX_TEXT = 8192  # characters; of a longer text only the start is kept, so that no pattern meets unbounded input
 
+_FEW, _MANY = 8, 64  # times that a part of a configured pattern may be repeated: 2**8 ways are fast, 2**64 are not
+_CATEGORIES: dict[str, Callable[[str], bool]] = {
+    "CATEGORY_DIGIT": str.isdecimal,
+    "CATEGORY_NOT_DIGIT": lambda letter: not letter.isdecimal(),
+    "CATEGORY_SPACE": str.isspace,
+    "CATEGORY_NOT_SPACE": lambda letter: not letter.isspace(),
+    "CATEGORY_WORD": lambda letter: letter.isalnum() or letter == "_",
+    "CATEGORY_NOT_WORD": lambda letter: not (letter.isalnum() or letter == "_"),
+}
 _MAX_KNOWN = 4096  # names whose answer is remembered
 
 # -- values that have a name in the text -----------------------------------------------------------------------------
@@ -423,9 +432,12 @@ def _checked(pattern: str, index: int) -> re.Pattern[str]:
         raise ConfigError(f"{pattern!r} is not a regular expression: {error}", key=key) from None
     if compiled.search(""):
         raise ConfigError(f"{pattern!r} matches the empty text and so every place; make a part of it required", key=key)
-    if _repeats_a_repeat(_parse(pattern), inside=False):
-        problem = f"{pattern!r} repeats a repeat, which may take for ever; make the inner one possessive: ++ or *+"
-        raise ConfigError(problem, key=key)
+    is_folded = compiled.flags & re.IGNORECASE or re.search(r"\(\?[a-zA-Z]*+i", pattern)
+    letters = {chr(number) for number in range(128)} | {*pattern}
+    spellings = {letter: {letter, *(letter.swapcase() if is_folded else "")} for letter in letters}
+    problem = _slow_part(_parse(pattern, compiled.flags), spellings, times=1)
+    if problem:
+        raise ConfigError(f"{pattern!r} {problem}", key=key)
     return compiled
 
 
@@ -435,14 +447,56 @@ def _parse(pattern: str, flags: int = 0) -> Any:
     return _parser.parse(pattern, flags)
 
 
-def _repeats_a_repeat(node: Any, *, inside: bool) -> bool:
-    """Whether an unbounded repeat holds another repeat of varying length: the shape behind exponential matching."""
-    if isinstance(node, tuple) and len(node) == 2 and str(node[0]) in ("MAX_REPEAT", "MIN_REPEAT"):
+def _slow_part(node: Any, letters: dict[str, set[str]], *, times: int) -> str:
+    """What may take exponential time, and the remedy; empty where nothing does.
+
+    Args:
+        node: A part of a parsed expression.
+        letters: Those by which the beginnings of alternatives are compared, with what they stand for.
+        times: How often the part can be repeated by what it stands in.
+    """
+    kind = _kind(node)
+    if kind in ("MAX_REPEAT", "MIN_REPEAT"):
         least, most, body = node[1]
-        if inside and most != least:
-            return True
-        return _repeats_a_repeat(body, inside=inside or most > 64)
-    if isinstance(node, tuple) and len(node) == 2 and str(node[0]) in ("POSSESSIVE_REPEAT", "ATOMIC_GROUP"):
-        return False
+        if times > _MANY and most != least:
+            return "repeats a repeat, which may take for ever; make the inner one possessive: ++ or *+"
+        if most > _FEW and body.getwidth()[0] == 0:
+            return "repeats what can be empty, which may take for ever; make a part of it required"
+        return _slow_part(body, letters, times=max(times, most))
+    if kind in ("POSSESSIVE_REPEAT", "ATOMIC_GROUP"):
+        return ""
+    if kind == "BRANCH" and times > _FEW:
+        beginnings = [_beginnings(branch, letters) for branch in node[1][1]]
+        if sum(map(len, beginnings)) > len(set().union(*beginnings)) or not all(beginnings):
+            return "repeats alternatives that begin alike, which may take for ever; make the group atomic: (?>…)"
     children = node if isinstance(node, list | tuple) or hasattr(node, "data") else ()
-    return any(_repeats_a_repeat(child, inside=inside) for child in children)
+    return next(filter(None, (_slow_part(child, letters, times=times) for child in children)), "")
+
+
+def _beginnings(parts: Any, letters: dict[str, set[str]]) -> set[str]:
+    """With which of some letters a match of the parts can begin; with none where it can be empty."""
+    for part in parts:
+        kind, what = _kind(part), part[1]
+        if kind in ("LITERAL", "NOT_LITERAL", "IN"):
+            items = what if kind == "IN" else [part]
+            return {letter for letter, same in letters.items() if any(_is_in(each, items) for each in same)}
+        if (kind == "SUBPATTERN" or (kind == "MAX_REPEAT" and what[0])) and what[-1].getwidth()[0]:
+            return _beginnings(what[-1], letters)
+        if kind not in ("AT", "ASSERT", "ASSERT_NOT"):
+            return {*letters}  # not decided: with any
+    return set()
+
+
+def _is_in(letter: str, items: Any) -> bool:
+    negated = _kind(items[0]) == "NEGATE"
+    return negated != any(
+        letter == chr(what) if kind == "LITERAL"
+        else letter != chr(what) if kind == "NOT_LITERAL"
+        else what[0] <= ord(letter) <= what[1] if kind == "RANGE"
+        else _CATEGORIES[str(what)](letter)
+        for kind, what in ((_kind(item), item[1]) for item in items[negated:])
+    )  # fmt: skip
+
+
+def _kind(node: Any) -> str:
+    return str(node[0]) if isinstance(node, tuple) and len(node) == 2 else ""

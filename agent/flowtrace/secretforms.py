@@ -47,7 +47,8 @@ URL_CREDENTIALS = Detector(
     r"""(?<=://)(?:[^\s/?#@:"'<>]{0,256}+:[^\s/?#"'<>]{1,512}|[^\s/?#@:"'<>]{20,256}+)(?=@)""",
 )
 TOKENS = (  # all of them in one expression, after a word boundary
-    Detector("JSON Web Token (RFC 7519)", r"eyJ[\w\-]{8,}+\.[\w\-]*+(?:\.[\w\-]*+){0,3}+"),
+    # a header behind a dash is bounded: many of them in a row would each be read to the end for the dot
+    Detector("JSON Web Token (RFC 7519)", r"eyJ(?:(?<!-eyJ)[\w\-]{8,}+|[\w\-]{8,512}+)\.[\w\-]*+(?:\.[\w\-]*+){0,3}+"),
     Detector("AWS access key id", r"A(?:KIA|SIA|BIA|CCA)[A-Z0-9]{16}\b"),
     Detector("Google key or token", r"AIza[\w\-]{30,}+|ya29\.[\w\-]{16,}+|GOCSPX-[\w\-]{20,}+"),
     Detector("Azure client secret", r"[\w~.]{3}[0-9]Q~[\w~.\-]{31,34}"),
@@ -90,9 +91,13 @@ QUOTED_PASSWORD = Detector(
 )
 COMMAND_PASSWORD = Detector(
     "password in a command line (curl, mysql, redis-cli, sshpass, docker login)",
-    r"""\bcurl\b[^\r\n]{0,512}? (?:-u|--user|-U|--proxy-user)[ =]?["']?[^\s:"']{0,64}+:(?P<curl>[^\s"']{1,256}+)"""
-    r"""|\b(?:mysql\w{0,16}+|mariadb)\b[^\r\n]{0,512}? -p(?P<mysql>[^\s"']{2,256}+)"""
-    r"""|\b(?:sshpass -p|redis-cli\b[^\r\n]{0,512}? -a|(?:docker|podman) login\b[^\r\n]{0,512}? -p)"""
+    # not beyond the next command of the same name, from where the search goes on
+    r"""\bcurl\b(?:[^\r\nc]|\Bc|c(?!url\b)){0,512}? (?:-u|--user|-U|--proxy-user)"""
+    r"""[ =]?["']?[^\s:"']{0,64}+:(?P<curl>[^\s"']{1,256}+)"""
+    r"""|\b(?:mysql\w{0,16}+|mariadb)\b(?:[^\r\nm]|\Bm|m(?!ysql\w{0,16}+\b|ariadb\b)){0,512}?"""
+    r""" -p(?P<mysql>[^\s"']{2,256}+)"""
+    r"""|\b(?:sshpass -p|redis-cli\b(?:[^\r\nr]|\Br|r(?!edis-cli\b)){0,512}? -a"""
+    r"""|(?:docker|podman) login\b[^\r\n]{0,512}? -p)"""
     r"""[ =]?["']?(?P<others>[^\s"']{2,256}+)""",
 )
 # The same for commands that are lists of arguments. What stands behind the match is the password; where that is
