@@ -92,11 +92,11 @@ QUOTED_PASSWORD = Detector(
 COMMAND_PASSWORD = Detector(
     "password in a command line (curl, mysql, redis-cli, sshpass, docker login)",
     # not beyond the next command of the same name, from where the search goes on
-    r"""\bcurl\b(?:[^\r\nc]|\Bc|c(?!url\b)){0,512}? (?:-u|--user|-U|--proxy-user)"""
+    r"""\bcurl\b(?:[^\r\nc]|\Bc|\bc(?!url\b)){0,512}? (?:-u|--user|-U|--proxy-user)"""
     r"""[ =]?["']?[^\s:"']{0,64}+:(?P<curl>[^\s"']{1,256}+)"""
-    r"""|\b(?:mysql\w{0,16}+|mariadb)\b(?:[^\r\nm]|\Bm|m(?!ysql\w{0,16}+\b|ariadb\b)){0,512}?"""
+    r"""|\b(?:mysql\w{0,16}+|mariadb)\b(?:[^\r\nm]|\Bm|\bm(?!ysql\w{0,16}+\b|ariadb\b)){0,512}?"""
     r""" -p(?P<mysql>[^\s"']{2,256}+)"""
-    r"""|\b(?:sshpass -p|redis-cli\b(?:[^\r\nr]|\Br|r(?!edis-cli\b)){0,512}? -a"""
+    r"""|\b(?:sshpass -p|redis-cli\b(?:[^\r\nr]|\Br|\br(?!edis-cli\b)){0,512}? -a"""
     r"""|(?:docker|podman) login\b[^\r\n]{0,512}? -p)"""
     r"""[ =]?["']?(?P<others>[^\s"']{2,256}+)""",
 )

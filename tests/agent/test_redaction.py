@@ -334,7 +334,8 @@ def test_test_of_patterns_finds_slow_ones(pattern: str) -> None:
 
 @pytest.mark.parametrize(
     "piece",
-    ["--eyJ", "-eyJaaaaaaaa", "eyJ-", "curl -u ", "mysql -p ", "redis-cli -a ", "docker login -p ", "token=a[]",
+    ["curl -u cccc c c", "mysql mmmm m", "redis-cli rrrr r",
+     "--eyJ", "-eyJaaaaaaaa", "eyJ-", "curl -u ", "mysql -p ", "redis-cli -a ", "docker login -p ", "token=a[]",
      "a", "a=", "password=", "password:'", '"token": "\\', "eyJ", "eyJaaaaaaaa.", "://a:", "://a@", "password=(",
      "-----BEGIN PRIVATE KEY-----", "password=a,", "password=a&", "--token ", "<token>", "('token', '", "%3Dtoken%3D",
      "1", "1 ", "4111-", "bearer ", "basic aaaaaaaa", "xoxb-", "[", "_", "\\\"", " ", "sk-", "?sig=", "é=",
