@@ -13,17 +13,18 @@ import contextlib
 import contextvars
 import os
 import sys
-import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
 
 from flowtrace import constants
+from flowtrace.constants import Raised, without_our_frames
 from flowtrace.events import Ids
 from flowtrace.recorder import LOST, SKIPPED, Current, Entry
 from flowtrace.splices import Splice, Splices
 from flowtrace.tracecontext import VARIABLE, Remote, parse
 
 _SPAN = "_flowtrace"  # the attribute of objects of the standard library that are on their way
+_NAME = VARIABLE.encode() + b"="
 _ENVIRONMENT, _BEFORE_EXEC = 5, -2  # arguments of `_posixsubprocess.fork_exec`
 
 Values = dict[str, Any]
@@ -57,11 +58,12 @@ class Carriers:
         self._current, self._ids, self._sends = current, ids, sends
         self._threads: dict[int, Current] = {}  # by id, from `start` until it runs
         self._calls: dict[int, str | None] = {}  # by id of their keywords, from `submit` until they are sent off
-        self._jobs: weakref.WeakValueDictionary[int, Any] = weakref.WeakValueDictionary()
+        given = os.environb.get(VARIABLE.encode())
+        self._given = None if given is None else _NAME + given  # what this process was told itself
 
     def install(self, splices: Splices) -> None:
         """Have the functions spliced."""
-        note_job, watch_queue = Splice(_self, self._note_job), Splice(_self, self._watch_queue)
+        note_job = Splice(_self, self._note_job)
         wanted = {
             "threading": {
                 "Thread.start": Splice(self._start_thread, self._end_of_start),
@@ -78,14 +80,13 @@ class Carriers:
             "multiprocessing.pool": {
                 "ApplyResult.__init__": note_job,
                 "IMapIterator.__init__": note_job,
-                "Pool._setup_queues": watch_queue,
-                "ThreadPool._setup_queues": watch_queue,
+                "ThreadPool._setup_queues": Splice(_self, self._watch_queue),
             },
-            "multiprocessing.process": {
-                "BaseProcess.start": Splice(self._start_process, _forget),
-                "BaseProcess._bootstrap": Splice(self._begin_process),
+            "multiprocessing.spawn": {  # a fork has it anyway
+                "get_preparation_data": Splice(_all, self._prepare_process),
+                "prepare": Splice(self._begin_process),
             },
-            "subprocess": {"Popen._execute_child": Splice(self._begin_program, _use_posix_spawn)},
+            "subprocess": {"Popen._execute_child": Splice(self._begin_program, _end_of_program)},
         }
         for module, functions in wanted.items():
             for qualname, splice in functions.items():
@@ -139,47 +140,41 @@ class Carriers:
     def _send_call(self, item: Any, result: object) -> None:
         text = self._calls.pop(id(item.kwargs), None)
         if _is_traced_there():
-            item.fn = _Carried(item.fn, text)
+            item.work_id = _Number(item.work_id, None, text)
 
     def _note_job(self, job: Any, result: object) -> None:
-        if job is not None:
-            setattr(job, _SPAN, (self._current.get(), self._text()))
-            self._jobs[job._job] = job
+        is_here = issubclass(type(job._pool), sys.modules["multiprocessing.pool"].ThreadPool)
+        if is_here or _is_traced_there():
+            job._job = _Number(job._job, self._current.get(), self._text())
 
     def _watch_queue(self, pool: Any, result: object) -> None:
-        put, jobs = pool._quick_put, self._jobs
-        is_here = put.__self__ is pool._inqueue  # its workers are threads
-        carry = self._current.set
+        put, carry = pool._quick_put, self._current.set
 
         def put_with_span(task: Any) -> None:
-            if type(task) is tuple and (is_here or _is_traced_there()):
-                current, text = getattr(jobs.get(task[0]), _SPAN, (None, None))
-                task = _TaskHere(task, current, carry) if is_here else _Carried(task, text)
-            put(task)
+            put(_TaskHere(task, carry) if type(task) is tuple else task)
 
         pool._quick_put = put_with_span
 
-    def _start_process(self, values: Values) -> Any:
-        process, text = values["self"], self._text()
-        if text is not None:
-            setattr(process, _SPAN, text)  # pickled with it
-        return process
+    def _prepare_process(self, flow: object, data: object) -> None:
+        text = self._text()
+        if text is not None and type(data) is dict:
+            data[_SPAN] = text  # what `prepare` does not know it passes by
 
     def _begin_process(self, values: Values) -> None:
-        text = values["self"].__dict__.pop(_SPAN, None)
+        text = values["data"].get(_SPAN)
         if text is not None:
             self.arrive(text)
 
     # -- other programs ------------------------------------------------------------------------------------------
 
-    def _begin_program(self, values: Values) -> Any:
+    def _begin_program(self, values: Values) -> tuple[Any, bool]:
         subprocess: Any = sys.modules["subprocess"]
         if getattr(subprocess._fork_exec, "__module__", None) != __name__:
             subprocess._fork_exec = self._with_span(subprocess._fork_exec)
-        if self._current.get() is None or not subprocess._USE_POSIX_SPAWN:
-            return None
-        subprocess._USE_POSIX_SPAWN = False  # which would take the environment past us
-        return subprocess
+        is_spawned = self._current.get() is not None and subprocess._USE_POSIX_SPAWN
+        if is_spawned:
+            subprocess._USE_POSIX_SPAWN = False  # which would take the environment past us
+        return subprocess, is_spawned
 
     def _with_span(self, fork_exec: Callable[..., Any]) -> Callable[..., Any]:
         def with_span(*args: Any) -> Any:
@@ -198,9 +193,11 @@ class Carriers:
         if given is None and args[_BEFORE_EXEC] is not None:
             return args  # it may change the environment that is inherited
         environment = _environment() if given is None else list(given)
-        name = VARIABLE.encode() + b"="
-        others = [entry for entry in environment if not entry.startswith(name)]
-        return (*args[:_ENVIRONMENT], [*others, name + text.encode()], *args[_ENVIRONMENT + 1 :])
+        own = [entry for entry in environment if entry.startswith(_NAME)]
+        if own not in ([], [self._given]):
+            return args  # the program says itself where that belongs
+        others = [entry for entry in environment if entry not in own]
+        return (*args[:_ENVIRONMENT], [*others, _NAME + text.encode()], *args[_ENVIRONMENT + 1 :])
 
 
 _MAX_CALLS = 65_536
@@ -210,12 +207,17 @@ def _self(values: Values) -> Any:
     return values["self"]
 
 
-def _forget(process: Any, result: object) -> None:
-    process.__dict__.pop(_SPAN, None)
+def _all(values: Values) -> Values:
+    return values
 
 
-def _use_posix_spawn(subprocess: Any, result: object) -> None:
-    subprocess._USE_POSIX_SPAWN = True
+def _end_of_program(begun: tuple[Any, bool], result: object) -> None:
+    subprocess, is_spawned = begun
+    if is_spawned:
+        subprocess._USE_POSIX_SPAWN = True
+    error = sys.exception()
+    if result is Raised and error is not None:
+        without_our_frames(error)
 
 
 def _is_traced_there() -> bool:
@@ -223,28 +225,36 @@ def _is_traced_there() -> bool:
     return "FLOWTRACE_RESOLVED" in os.environ and constants.resolve is not None
 
 
-class _Carried:
-    """Something on its way to another process: arrives there as itself, and the span with it."""
+class _Number(int):
+    """The number of a task, and the span with it: in another process a plain number arrives, and the span is taken up.
 
-    def __init__(self, value: object, span: str | None) -> None:
-        self._value, self._span = value, span
+    A task has its number first: so what comes behind it is unpickled below the span.
+    """
+
+    current: Current | None
+    _span: str | None
+
+    def __new__(cls, number: int, current: Current | None, span: str | None) -> Any:
+        self = super().__new__(cls, number)
+        self.current, self._span = current, span
+        return self
 
     def __reduce__(self) -> Any:
-        return constants.arrived, (self._value, self._span)
+        return constants.arrived, (int(self), self._span)
 
 
 class _TaskHere(tuple[Any, ...]):
     """A task for a pool of threads: the one who unpacks it takes up its span."""
 
-    _begin: Callable[[], object]
+    _carry: Callable[[Current | None], object]
 
-    def __new__(cls, task: tuple[Any, ...], span: Current | None, carry: Callable[[Current | None], object]) -> Any:
+    def __new__(cls, task: tuple[Any, ...], carry: Callable[[Current | None], object]) -> Any:
         self = super().__new__(cls, task)
-        self._begin = lambda: carry(span)
+        self._carry = carry
         return self
 
     def __iter__(self) -> Iterator[Any]:
-        self._begin()
+        self._carry(getattr(self[0], "current", None))
         return super().__iter__()
 
 

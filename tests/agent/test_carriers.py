@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import gc
-import os
 import pickle
 import threading
+import weakref
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from typing import Any
@@ -111,30 +111,57 @@ def test_jobs_are_forgotten_with_their_results(spliced: Spliced) -> None:
     with ThreadPool(1) as pool:
         assert pool.apply(spliced.current.get) == (1, 2)
         assert pool.map(lambda _: spliced.current.get(), range(3)) == [(1, 2)] * 3
+        result = pool.apply_async(set)
+        value = weakref.ref(result.get())
         pool.close()
         pool.join()
+    del result
     gc.collect()
 
-    assert dict(spliced.carriers._jobs) == {}
+    assert value() is None
+
+
+class Item:
+    """What an executor sends to its processes, of which it is the number that counts."""
+
+    def __init__(self) -> None:
+        self.work_id, self.kwargs = 7, dict[str, Any]()
+
+
+def sent(spliced: Spliced) -> bytes:
+    """The number of an item that was submitted just now and is sent off."""
+    item = Item()
+    spliced.carriers._note_call({"kwargs": item.kwargs})
+    spliced.carriers._send_call(item, None)
+    assert item.work_id == 7
+    assert {7: "pending"}[item.work_id] == "pending"
+    return pickle.dumps(item.work_id)
 
 
 def test_what_arrives_is_what_was_sent(spliced: Spliced) -> None:
-    """In the other process the value is itself, and the span with it; without an agent there, only the value."""
-    item = type("Item", (), {"fn": os.getpid, "kwargs": {}})()
+    """In the other process the number is itself, and the span with it; without an agent there, only the number."""
     spliced.current.set((1, 2))
-    spliced.carriers._note_call({"kwargs": item.kwargs})
-    spliced.carriers._send_call(item, None)
-    sent = pickle.dumps(item.fn)
+    text = sent(spliced)
 
     spliced.current.set(None)
-    assert pickle.loads(sent) is os.getpid
+    assert pickle.loads(text) == 7
+    assert type(pickle.loads(text)) is int
     (entry, _) = spliced.current.get() or (None, None)
     assert isinstance(entry, Entry)
     assert entry.remote == Remote(spliced.ids.trace(1), spliced.ids.span(2))
 
     constants.arrive = None
     spliced.current.set(None)
-    assert pickle.loads(sent) is os.getpid
+    assert pickle.loads(text) == 7
+    assert spliced.current.get() is None
+
+
+def test_what_was_submitted_below_no_call_says_so(spliced: Spliced) -> None:
+    """Else it would be below the call whose task came before."""
+    text = sent(spliced)
+    spliced.current.set((1, 2))
+    pickle.loads(text)
+
     assert spliced.current.get() is None
 
 
@@ -143,11 +170,22 @@ def test_nothing_is_sent_in_disguise_to_processes_that_are_not_traced(
 ) -> None:
     """They may not have what it takes to read it."""
     monkeypatch.delenv("FLOWTRACE_RESOLVED")
-    item = type("Item", (), {"fn": os.getpid, "kwargs": {}})()
-    spliced.carriers._note_call({"kwargs": item.kwargs})
-    spliced.carriers._send_call(item, None)
+    spliced.current.set((1, 2))
 
-    assert item.fn is os.getpid
+    assert sent(spliced) == pickle.dumps(7)
+
+
+@pytest.mark.parametrize("given", ["ours", "the program's"])
+def test_programs_are_told_unless_the_program_does(given: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What this process was told itself gives way to the span; what the program has set does not."""
+    monkeypatch.setenv("TRACEPARENT", "ours")
+    some = Spliced()
+    some.current.set((1, 2))
+    arguments = (["true"], [b"true"], True, (), None, [b"A=1", f"TRACEPARENT={given}".encode()], None, True)
+    environment = some.carriers._told(arguments)[5]
+
+    text = f"TRACEPARENT={remote((1, 2), some.ids)}".encode()
+    assert environment == [b"A=1", text if given == "ours" else b"TRACEPARENT=the program's"]
 
 
 def test_standard_library_gets_its_own_code_back() -> None:

@@ -13,6 +13,7 @@ from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from functools import partial
 from multiprocessing.pool import ThreadPool
 from pathlib import Path
+from pickle import PicklingError
 from typing import Any
 
 _own: contextvars.ContextVar[str] = contextvars.ContextVar("own", default="unset")
@@ -97,6 +98,14 @@ def processes() -> None:
             pool.apply(failing)
         except KeyError as error:
             print("raised", shown(error))
+        try:
+            pool.apply(lambda: None)
+        except (AttributeError, PicklingError) as error:
+            print("unpicklable", shown(error))
+    watched = Watched()
+    watched.start()
+    watched.join()
+    print("watched", watched.exitcode)
     process = context.Process(target=print, args=("in a process",))
     before = sorted(vars(process))
     process.start()
@@ -104,6 +113,25 @@ def processes() -> None:
     print("process", process.exitcode, sorted(vars(process)) == [name for name in before if name not in _DROPPED])
 
 
+class Watched(multiprocessing.get_context("spawn").Process):
+    """A process that lets nobody else change it, and says what is pickled of it."""
+
+    def __setattr__(self, name: str, value: object) -> None:
+        """Refuses what the standard library does not set."""
+        assert name in {*_KNOWN, "name", "daemon"}, name
+        super().__setattr__(name, value)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What goes to the other process."""
+        print("pickled", sorted(vars(self)))
+        return vars(self).copy()
+
+    def run(self) -> None:
+        """Says what has arrived there."""
+        print("arrived", sorted(vars(self)))
+
+
+_KNOWN = {*vars(multiprocessing.Process()), "_popen", "_sentinel", "_parent_pid"}
 _DROPPED = ("_target", "_args", "_kwargs")
 
 
@@ -117,10 +145,13 @@ def programs() -> None:
     echo = "import os; print(os.environ['A'])"
     before = partial(os.putenv, "A", "set in the child")
     subprocess.run([sys.executable, "-ISc", echo], preexec_fn=before, check=True)
-    try:
-        subprocess.run(["/nowhere"], check=True)
-    except OSError as error:
-        print("not found", shown(error))
+    own = "import os; print(os.environ['TRACEPARENT'])"
+    subprocess.run([sys.executable, "-ISc", own], env={"TRACEPARENT": "the program's own"}, check=True)
+    for command in (["/nowhere"], ["a\0b"]):
+        try:
+            subprocess.run(command, check=True, cwd="/")
+        except (OSError, ValueError) as error:
+            print("not started", shown(error))
 
 
 if __name__ == "__main__":
