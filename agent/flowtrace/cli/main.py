@@ -31,10 +31,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--version", action="version", version=f"flowtrace {__version__}")
     parser.add_argument("command", metavar="COMMAND", choices=COMMANDS, help=argparse.SUPPRESS)
     parser.add_argument("arguments", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
+    argv = list(sys.argv[1:] if argv is None else argv)
     options = parser.parse_args(argv)
+    arguments = argv[argv.index(options.command) + 1 :]  # argparse would take a `--` away
     command = importlib.import_module(f"flowtrace.cli.{options.command}")
     try:
-        status: int = command.main(options.arguments)
+        status: int = command.main(arguments)
         sys.stdout.flush()
     except FlowtraceError as error:
         print(f"flowtrace {options.command}: {error}", file=sys.stderr)
@@ -42,4 +44,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader, such as `head`, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return 0
+    except OSError as error:  # the disk is full
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        print(f"flowtrace {options.command}: {error.strerror or error}", file=sys.stderr)
+        return 2
     return status

@@ -12,6 +12,7 @@ from typing import Any
 
 from flowtrace.cli.configuration import resolve
 from flowtrace.config import Redact
+from flowtrace.errors import ConfigError
 from flowtrace.redaction import MARKER, MAX_TEXT, Redactor
 from flowtrace.values import Encoder, Limits
 
@@ -22,7 +23,7 @@ examples:
   flowtrace redact --explain 'GET /?token=x failed'         as a text
   flowtrace redact --explain - <app.log                     from stdin, which no shell remembers
 """
-_ARGUMENT = re.compile(r"([A-Za-z_][\w.\-]{0,127})=(.*)", re.DOTALL)
+_ARGUMENT = re.compile(r"([A-Za-z_][\w.\-]{0,127})=(.*)")  # one line: several are those of a file
 _ALL = Limits(max_depth=32, max_items=100_000, max_string=MAX_TEXT, max_bytes=16 * 2**20)  # redaction only, no cuts
 
 
@@ -30,11 +31,29 @@ def main(argv: Sequence[str]) -> int:
     """Print the value as it would be recorded and, if asked to, the rules that hide parts of it; returns 0."""
     options = _parser().parse_args(argv)
     config = resolve(options.config, options.sets, os.environ, os.getcwd()).config
-    value = (
-        sys.stdin.buffer.read().decode("utf-8", "replace").removesuffix("\n") if options.value == "-" else options.value
-    )
-    print("\n".join(_report(value, config.redact, explained=options.explain)).encode("utf-8", "replace").decode())
+    for value in _from_stdin() if options.value == "-" else [options.value]:
+        lines = _report(value, config.redact, explained=options.explain)
+        print("\n".join(lines).encode("utf-8", "replace").decode())
     return 0
+
+
+def _from_stdin() -> Iterator[str]:
+    """JSON as a whole; other text by as many whole lines at a time as redaction looks at, so that logs may be long."""
+    if sys.stdin is None:
+        raise ConfigError("stdin is closed; write the value in place of the dash")
+    text = sys.stdin.buffer.read().decode("utf-8", "replace").removesuffix("\n")
+    if _as_json(text) is not None:
+        yield text
+        return
+    chunk = ""
+    for line in text.split("\n"):
+        if len(line) > MAX_TEXT:
+            print(f"flowtrace redact: of a line of {len(line)} characters, {MAX_TEXT} are looked at", file=sys.stderr)
+        if chunk and len(chunk) + len(line) > MAX_TEXT:
+            yield chunk.removesuffix("\n")
+            chunk = ""
+        chunk += line + "\n"
+    yield chunk.removesuffix("\n")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -99,7 +118,8 @@ def _reasons(redactor: Redactor, value: Any, shown: Any, place: str) -> Iterator
         for index, (item, shown_item) in enumerate(zip(value, shown, strict=False)):
             yield from _reasons_of_item(redactor, name if index else "", item, shown_item, f"{place}[{index}]")
     elif shown != value:
-        yield from (f"{place}: {rule}" for rule in redactor.explain(str(value)))
+        beside = ["named by what stands before it or beside it"] if shown == MARKER else []
+        yield from (f"{place}: {rule}" for rule in redactor.explain(str(value)) or beside)
 
 
 def _reasons_of_item(redactor: Redactor, name: str, value: Any, shown: Any, place: str) -> Iterator[str]:

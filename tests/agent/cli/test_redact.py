@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -43,6 +45,8 @@ def redact(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captu
         ('["Authorization", "Bearer x"]', f'["Authorization", "{MARKER}"]'),
         ('{"é": "ü"}', '{"é": "ü"}'),
         ("{not JSON", "{not JSON"),
+        ("DB_PASSWORD=a1\nUSER=bob", f"DB_PASSWORD={MARKER}\nUSER=bob"),
+        ('["mysql", "--password", "x", "y"]', f'["mysql", "--password", "{MARKER}", "y"]'),
         ("", ""),
     ],
 )
@@ -143,3 +147,46 @@ def test_mistake_in_the_configuration_gives_2(redact: Redact, capsys: pytest.Cap
     """It is one line, as everywhere."""
     assert main(["redact", "--set", "redact.patterns=['(']", "x"]) == 2
     assert capsys.readouterr().err.count("\n") == 1
+
+
+@pytest.mark.parametrize("dashes", [["--"], ["--explain", "--"]])
+def test_value_with_a_dash_may_follow_any_option(dashes: list[str], redact: Redact) -> None:
+    """The two dashes are not lost on the way."""
+    assert redact(*dashes, "-x")[0] == "-x"
+
+
+@pytest.mark.parametrize(
+    "value",
+    ['{"name": "password", "value": "x"}', '[{"key": "api_key", "value": "v"}]', '["mysql", "--password", "x"]'],
+)
+def test_what_another_part_names_is_explained(value: str, redact: Redact) -> None:
+    """Where it is, and that its neighbour says so."""
+    _, *reasons = redact("--explain", value)
+
+    assert [reason.partition(": ")[2] for reason in reasons] == ["named by what stands before it or beside it"]
+
+
+def test_log_of_any_length_is_redacted(redact: Redact, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By as many whole lines at a time as redaction looks at; none is left out."""
+    lines = [f"line {number} token=secret{number}" for number in range(3_000)]
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO("\n".join(lines).encode())))
+
+    assert redact("-") == [f"line {number} token={MARKER}" for number in range(3_000)]
+
+
+def test_closed_stdin_is_an_error(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """One line, status 2."""
+    monkeypatch.setattr("sys.stdin", None)
+
+    assert main(["redact", "-"]) == 2
+    assert capsys.readouterr().err == "flowtrace redact: stdin is closed; write the value in place of the dash\n"
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="only Linux has a full device")
+def test_full_disk_is_one_line() -> None:
+    """No traceback for what is no fault of the program."""  # fault S3
+    command = [sys.executable, "-c", "from flowtrace.cli.main import main; raise SystemExit(main())", "redact", "x"]
+    with open("/dev/full", "w") as full:
+        ended = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+
+    assert (ended.returncode, ended.stderr) == (2, "flowtrace redact: No space left on device\n")
