@@ -39,6 +39,7 @@ SKIPPED: Current = ("skipped", 0)
 
 MAX_UNTRACED_FRAMES = 16  # between two traced ones, for an exception to be known again
 RECORD_BYTES = 420  # of a record beside its payload: the tuple and its ints, measured with sys.getsizeof
+NO_RESULT_BYTES = len(NO_RESULT) + RECORD_BYTES
 
 
 class Encodes(Protocol):
@@ -225,7 +226,8 @@ class Recorder:
         failed, wait_for_room, begin, rate = self._failed, self._wait_for_room, self._begin, target.rate
 
         def enter(values: dict[str, object]) -> Flow | None:
-            flow = me = None
+            flow: Flow | None = None
+            me = None
             try:
                 try:
                     me = local.me
@@ -244,8 +246,9 @@ class Recorder:
                         entry = begin(above, rate)
                         if entry is None:
                             state.skipped_calls += 1
+                            flow = (above, -1, 0, None, 0, None)
                             set_current(SKIPPED)
-                            return (above, -1, 0, None, 0, None)
+                            return flow
                 elif above is LOST:
                     state.lost_calls += 1
                     state.lost_events += 2  # its EXIT will not be recorded either
@@ -270,8 +273,9 @@ class Recorder:
                     state.lost_events += 2
                     next_seq()
                     next_seq()
+                    flow = (above, -1, 0, None, 0, None)
                     set_current(LOST)
-                    return (above, -1, 0, None, 0, None)
+                    return flow
                 args = encode_arguments(values)
                 size = len(args) + RECORD_BYTES
                 task = state.task_name()
@@ -295,11 +299,14 @@ class Recorder:
                 set_current((trace, span))
                 return flow
             except BaseException as error:  # noqa: BLE001  # the gate decides what goes on
-                if flow is not None:  # admitted: the pair is closed whatever happens
+                if flow is not None:
                     above, span, trace, parent, now, task = flow
                     set_current(above)
-                    state.queued_bytes += len(NO_RESULT) + RECORD_BYTES
-                    push((EXIT, index, next_seq(), now, 0, task, trace, parent, NO_RESULT, span, 0, None, "abandoned"))
+                    if span >= 0:  # admitted: the pair is closed whatever happens
+                        state.queued_bytes += NO_RESULT_BYTES
+                        push((
+                            EXIT, index, next_seq(), now, 0, task, trace, parent, NO_RESULT, span, 0, None, "abandoned",
+                        ))  # fmt: skip
                 failed(error)
                 return None
             finally:
@@ -310,19 +317,21 @@ class Recorder:
             if flow is None:
                 return
             above, span, trace, parent, started, task = flow
-            now, kind, payload = started, EXIT, NO_RESULT
+            now, kind, payload, size = started, EXIT, NO_RESULT, NO_RESULT_BYTES
             me, busy, seq = None, False, -1
             try:
+                set_current(above)  # first of all: what a signal handler raises must not keep it from being done
                 now = clock()
-                set_current(above)
                 me = new_thread()
                 busy, me.busy = me.busy, True
                 if result is Raised and not ended:
                     kind = EXCEPTION
                     error = sys.exception()
-                    payload = _same_exception(me, error) or _new_exception(me, error, encode_exception)
+                    text = _same_exception(me, error) or _new_exception(me, error, encode_exception)
+                    payload, size = text, len(text) + RECORD_BYTES  # both or neither
                 elif span >= state.first:
-                    payload = encode_result(None if ended else result)
+                    text = encode_result(None if ended else result)
+                    payload, size = text, len(text) + RECORD_BYTES
                 if span >= state.first:
                     seq = next_seq()
             except BaseException as error:  # noqa: BLE001
@@ -331,22 +340,26 @@ class Recorder:
                 if me is not None:
                     me.busy = busy
                 if span >= state.first:
-                    state.queued_bytes += len(payload) + RECORD_BYTES
+                    state.queued_bytes += size
                     push((
                         kind, index, next_seq() if seq < 0 else seq, now, me.id if me else 0, task, trace, parent,
                         payload, span, now - started, active_ns, ended,
                     ))  # fmt: skip
 
         def enter_within(values: dict[str, object]) -> Flow | None:
+            flow: Flow | None = None
             try:
                 above = current()
                 if above is LOST or above is SKIPPED or limit.admits(clock()):
                     return enter(values)
                 limit.left_out += 1
                 state.skipped_calls += 1
+                flow = (above, -1, 0, None, 0, None)
                 set_current(SKIPPED)
-                return (above, -1, 0, None, 0, None)
+                return flow
             except BaseException as error:  # noqa: BLE001
+                if flow is not None:
+                    set_current(flow[0])
                 failed(error)
                 return None
 
@@ -388,7 +401,10 @@ class Recorder:
     def _failed(self, error: BaseException) -> None:
         """The gate for everything that goes wrong in here: ours is counted, the program's own goes on to it."""
         self.state.failures += 1
-        if self.state.strict or not _is_internal(error):
+        if not _is_internal(error):
+            self.state.failures -= 1
+            raise error
+        if self.state.strict:
             raise error
 
 

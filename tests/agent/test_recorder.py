@@ -11,6 +11,7 @@ import random
 import signal
 import sys
 import threading
+import types
 import weakref
 from collections.abc import Callable
 from typing import Any
@@ -19,8 +20,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flowtrace.events import ENTER
-from flowtrace.recorder import RECORD_BYTES, SKIPPED, Entry, Functions, Target
+from flowtrace.events import ENTER, EXIT
+from flowtrace.recorder import RECORD_BYTES, SKIPPED, Entry, Functions, Recorder, Target
 from flowtrace.tracecontext import Remote
 from tests.agent.engine import Engine, Shown, Span, plain
 
@@ -327,6 +328,39 @@ def test_what_signals_raise_inside_the_agent_reaches_the_program(where: str) -> 
     assert all(len(span.ends) == 1 for span in engine.spans())
     assert engine.here() is None
     assert engine.recorder.thread().busy is False
+
+
+@pytest.mark.parametrize("way", ["recorded", "not sampled", "over the limit", "no room"])
+def test_what_is_raised_between_any_two_calls_leaves_nothing_behind(way: str) -> None:
+    """Wherever Python runs a signal handler: no open pair, no guard, no current span, and no failure is counted."""
+    # fault C3
+    recorder = Recorder()
+    recorder.state.rate = 0.0 if way == "not sampled" else 1.0
+    recorder.state.max_events = -1 if way == "no room" else 1_000
+    limit = {"over the limit": 0, "no room": None}.get(way, 1_000)
+    enter, leave = recorder.functions(Target("m", "f", 1, Shown(), max_per_second=limit))
+    struck = 0
+    for moment in range(100):
+        moments = itertools.count()
+
+        def strike(frame: types.FrameType, event: str, function: object, at: int = moment, n: Any = moments) -> None:
+            if event == "c_return" and next(n) == at:
+                raise KeyboardInterrupt
+
+        try:
+            sys.setprofile(strike)
+            leave(enter({"x": 1}), 2)
+        except KeyboardInterrupt:
+            struck += 1
+        finally:
+            sys.setprofile(None)
+        assert recorder.current.get() is None, moment
+        assert recorder.thread().busy is False, moment
+
+    kinds = [record[0] for record in recorder.queue]
+    assert 3 < struck < 90
+    assert kinds.count(ENTER) == kinds.count(EXIT)
+    assert recorder.state.failures == 0
 
 
 @pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="needs a timer signal")
