@@ -236,10 +236,11 @@ def _found_by_django(request: Request, result: object) -> None:
 
 def _of_scope(scope: Any) -> Arrived | None:
     """`ASGI <https://asgi.readthedocs.io/en/latest/specs/www.html>`_."""
-    if type(scope) is not dict or scope.get("type") not in ("http", "websocket"):
+    protocol = scope.get("type") if type(scope) is dict else None
+    if type(protocol) is not str or protocol not in ("http", "websocket"):
         return None
     headers = scope.get("headers")
-    return Arrived(scope["type"], scope.get("method"), *_found_in(headers if type(headers) is list else None))
+    return Arrived(protocol, scope.get("method"), *_found_in(headers if type(headers) is list else None))
 
 
 def _of_environ(environ: Any) -> Arrived:
@@ -269,10 +270,11 @@ def _of_gunicorn(values: Values) -> Arrived:
     return Arrived("http", _held(values["req"], "method"), *_found_in(_held(values["req"], "headers")))
 
 
-def _found_in(headers: Iterable[tuple[Any, object]] | None) -> tuple[str | None, str | None]:
+def _found_in(headers: Iterable[Any] | None) -> tuple[str | None, str | None]:
     """``traceparent`` and ``tracestate`` among names and values; what comes twice is joined, as HTTP has it."""
     found: dict[str, str] = {}
-    for name, value in headers or ():
+    for header in headers or ():
+        name, value = header if type(header) in (tuple, list) and len(header) == 2 else (None, None)
         if type(name) in (bytes, str) and len(name) in _LENGTHS:
             key, text = _text(name).lower(), _text(value)
             if key in (HEADER, STATE_HEADER):

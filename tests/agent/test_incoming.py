@@ -174,6 +174,8 @@ def test_a_malformed_traceparent_begins_a_new_trace(service: Service, text: str)
         [(b"traceparent", PARENT.encode())] * 2,
         [(b"traceparent", b"\xff" * 55)],
         [(b"traceparent", None)],
+        [(b"traceparent", PARENT.encode(), b"")],
+        [b"ab", None, {}],
     ],
 )
 def test_headers_of_odd_forms_begin_a_new_trace(service: Service, headers: Any) -> None:
@@ -183,6 +185,19 @@ def test_headers_of_odd_forms_begin_a_new_trace(service: Service, headers: Any) 
     visit = service.incoming._begin(incoming._of_scope(request))  # type: ignore[arg-type]
 
     assert visit.request.remote is None
+
+
+def test_a_type_that_is_no_text_is_not_looked_at() -> None:
+    """Comparing it would run code of the program's."""
+
+    class Watched(str):
+        __slots__ = ()
+        __hash__ = str.__hash__
+
+        def __eq__(self, other: object) -> bool:
+            raise AssertionError(other)
+
+    assert incoming._of_scope({"type": Watched("http")}) is None
 
 
 def test_headers_that_are_not_accepted_do_not_count(service: Service) -> None:
