@@ -15,7 +15,7 @@ from chat_server import entered, serving
 from harness import ROOT, Event, Tracer, check_conservation, free_port
 from seed_session import Session, play
 
-from tests.plugins.chaos_server import running
+from tests.faults.chaos_server import running
 
 CONNECTED = ["Alice", "Bob", "Charlie", "Alice"]  # in the session, and once more for the clean-up
 SEED_FIELDS: dict[str, dict[str, Any]] = {

@@ -13,7 +13,7 @@ import pytest
 from chat_server import FAST, entered, hear, serving
 from harness import Event, Running, check_conservation, free_port, wait_until
 
-from tests.plugins.chaos_server import ChaosServer, answer, hang, running
+from tests.faults.chaos_server import ChaosServer, answer, hang, running
 
 MESSAGES = 200
 SHUTDOWN_S = 2.0  # the default of flush.shutdown_timeout

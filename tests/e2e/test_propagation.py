@@ -14,7 +14,7 @@ import pytest
 from harness import Ended, Event, Running, Tracer, check_conservation, free_port, wait_until
 from websockets.sync.client import connect
 
-from tests.plugins.chaos_server import running
+from tests.faults.chaos_server import running
 
 TRACE, SPAN = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
 PARENT = f"00-{TRACE}-{SPAN}-01"

@@ -11,7 +11,7 @@ from pathlib import Path
 import harness
 
 from tests.agent.redaction_corpus import Maker
-from tests.plugins.chaos_server import answer, running
+from tests.faults.chaos_server import answer, running
 
 PROGRAM = """
 import sys, json, dataclasses

@@ -17,8 +17,8 @@ from flowtrace.errors import SinkError
 from flowtrace.testing import make_batch, make_context
 from flowtrace_plugins.http import _POISON_TRIES, HttpSink
 from flowtrace_plugins.options import HttpOptions
-from tests.plugins import chaos_server
-from tests.plugins.chaos_server import ChaosServer, answer, drip, flood, garbage, hang, limit, reset
+from tests.faults import chaos_server
+from tests.faults.chaos_server import ChaosServer, answer, drip, flood, garbage, hang, limit, reset
 
 
 @pytest.fixture
