@@ -1,0 +1,224 @@
+"""However a program ends, it ends as it would untraced, and what it has called is delivered as far as is promised.
+
+`docs/processes.md` has the table. What ends a process past Python, like ``os._exit`` or a crash, leaves Python no time
+to deliver: there the tests wait until the calls before are in the file, and allow the last one to be missing.
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+
+import harness
+import pytest
+from comparison import Comparison, Counted, by_name, calls_entered
+
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+PYTHON = sys.executable
+
+
+@pytest.fixture
+def comparison(tracer: harness.Tracer) -> Comparison:
+    """Runs a program without and with flowtrace."""
+    return Comparison(tracer)
+
+
+# -- by itself -------------------------------------------------------------------------------------------------------
+
+ENDINGS = {
+    "returns": "",
+    "sys.exit": "sys.exit(3)",
+    "sys.exit in a call": """
+        def leave():
+            count("leave")
+            sys.exit("over")
+        leave()
+        """,
+    "sys.exit in a thread": """
+        def leave():
+            count("leave")
+            sys.exit(4)
+        thread = threading.Thread(target=leave)
+        thread.start()
+        thread.join()
+        works(3)
+        """,
+    "a thread ends after the program": """
+        import atexit
+        def late(main):
+            count("late")
+            main.join()
+            time.sleep(0.2)
+            works(5)
+        threading.Thread(target=late, args=[threading.current_thread()]).start()
+        atexit.register(works, 2)
+        """,
+    "raises": """
+        def fail():
+            count("fail")
+            raise LookupError("no such thing")
+        fail()
+        """,
+}
+
+
+@pytest.mark.parametrize("form", ["script", "module"])
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_all_is_delivered_at_the_end(ending: str, form: str, comparison: Comparison) -> None:
+    """A script and a module that end by themselves."""
+    comparison.write(f"works(20)\n{ENDINGS[ending]}".replace("\n        ", "\n"))
+
+    ended = comparison.run([PYTHON, "app.py"] if form == "script" else [PYTHON, "-m", "app"])
+
+    comparison.check_all_delivered(ended)
+
+
+AT_ONCE = {
+    "os._exit": "os._exit(5)",
+    "abort": "os.abort()",
+    "segmentation fault": "import ctypes; ctypes.string_at(0)",
+    "SIGKILL": "os.kill(os.getpid(), signal.SIGKILL)",
+    "exec": "os.execv(sys.executable, [sys.executable, '-c', 'print(7)'])",
+}
+
+
+@pytest.mark.parametrize("ending", AT_ONCE)
+def test_end_past_python_loses_the_last_moment_only(ending: str, comparison: Comparison) -> None:
+    """What was called `flush.interval` before is in the file, whole lines of it, and nothing twice."""  # faults C9, P6
+    comparison.write(f"""
+    works(20)
+    wait()
+    works(0)
+    {AT_ONCE[ending]}
+    """)
+
+    def drive(program: Counted) -> None:
+        program.wait_for_events("work", 20)
+        program.go_on()
+
+    ended = comparison.run([PYTHON, "app.py"], drive=drive)
+
+    comparison.check_up_to(ended, "work", 20)
+
+
+@pytest.mark.parametrize("way", ["execv", "execlp", "execve"])
+def test_program_that_becomes_another_is_traced_on(way: str, comparison: Comparison) -> None:
+    """The other program has the same process id and a START of its own; all that it called is delivered."""  # fault P5
+    call = {
+        "execv": "os.execv(sys.executable, [sys.executable, 'app.py', 'second'])",
+        "execlp": "os.execlp(sys.executable, sys.executable, 'app.py', 'second')",
+        "execve": "os.execve(sys.executable, [sys.executable, 'app.py', 'second'], dict(os.environ))",
+    }[way]
+    comparison.write(f"""
+    if sys.argv[1:]:
+        works(7)
+        sys.exit(3)
+    works(0)
+    {call}
+    """)
+
+    ended = comparison.run([PYTHON, "app.py"])
+
+    assert ended.returncode == 3
+    starts = [place for place, event in enumerate(ended.events) if event["event"] == "START"]
+    second = ended.events[starts[-1] :]
+    assert {event["pid"] for event in ended.events} == {ended.pid}
+    assert by_name(calls_entered(second)) == {"works": 1, "work": 7}
+    harness.check_conservation(second)
+
+
+def test_daemon_threads_may_be_alive_at_the_end(comparison: Comparison) -> None:
+    """They record up to the end: of each thread all calls up to it, in order; what comes later is counted as lost."""
+    comparison.write("""
+    def step(thread, n):
+        count("step")
+    def steps(thread):
+        count("steps")
+        for n in range(1 << 30):
+            step(thread, n)
+    for number in range(4):
+        threading.Thread(target=steps, args=[number], daemon=True).start()
+    time.sleep(0.3)
+    works(20)
+    """)
+    room = {"queue": {"max_events": 1 << 20, "max_bytes": "512MiB"}, "flush": {"shutdown_timeout": "60s"}}
+
+    ended = comparison.run([PYTHON, "app.py"], config=room, compares_streams=False)
+
+    stop = ended.events[-1]
+    assert stop["event"] == "STOP"
+    assert stop["recorded"] == stop["delivered"]["file"] + stop["lost"]["file"]
+    assert stop["delivered"]["file"] == len(ended.events) - 1
+    comparison.check_up_to(ended, "work", 20)
+    spans = {event["spanId"] for event in ended.events if event["event"] in ("EXIT", "EXCEPTION")}
+    threads: dict[str, list[dict[str, object]]] = {}
+    for event in ended.events:
+        if event["event"] == "ENTER" and event["function"] == "step":
+            threads.setdefault(event["thread"], []).append(event)
+    assert len(threads) == 4
+    for entered in threads.values():
+        numbers = [int(str(event["args"]).rpartition(":")[2].rstrip("}")) for event in entered]
+        assert numbers == list(range(len(numbers)))
+        assert all(event["spanId"] in spans for event in entered[:-1])  # the last may have been under way
+    assert stop["openCalls"] <= 8  # in each thread `steps` and one `step`
+
+
+# -- by signals ------------------------------------------------------------------------------------------------------
+
+DISPOSITIONS = {
+    "default": "",
+    "handler that exits": "signal.signal(number, lambda *_: (works(2), sys.exit(7)))",
+    "handler that goes on": "signal.signal(number, lambda *_: (works(2), over.append(1)))",
+    "ignored": "signal.signal(number, signal.SIG_IGN)",
+    "handler of the loop": """
+        import asyncio
+        async def serve():
+            count("serve")
+            over = asyncio.Event()
+            asyncio.get_running_loop().add_signal_handler(number, over.set)
+            count("ready")
+            await over.wait()
+            works(2)
+        asyncio.run(serve())
+        sys.exit(8)
+        """,
+    "handler that was taken back": """
+        before = signal.signal(number, lambda *_: None)
+        signal.signal(number, before)
+        """,
+    "handler that hands on": """
+        hand_on = lambda *_: (works(2), signal.signal(number, before), signal.raise_signal(number))
+        before = signal.signal(number, hand_on)
+        """,
+}
+
+
+@pytest.mark.parametrize("number", SIGNALS, ids=lambda number: number.name)
+@pytest.mark.parametrize("disposition", DISPOSITIONS)
+def test_signal_does_what_it_does_untraced(number: signal.Signals, disposition: str, comparison: Comparison) -> None:
+    """The default action and handlers of any kind end the program as ever, and all that it called is delivered."""
+    # fault P7
+    comparison.write(
+        f"number, over = signal.Signals({int(number)}), []\nworks(20)\n"
+        + DISPOSITIONS[disposition].replace("\n        ", "\n")
+        + """
+for step in range(3_000):
+    if step == 0:
+        count("ready")
+    if over or os.path.exists("go-on"):
+        works(3)
+        break
+    time.sleep(0.01)
+"""
+    )
+
+    def drive(program: Counted) -> None:
+        program.wait_for("ready")
+        program.running.process.send_signal(number)
+        if disposition == "ignored":
+            program.go_on()
+
+    ended = comparison.run([PYTHON, "app.py"], drive=drive)
+
+    del comparison.counted[ended.pid, "ready"]
+    comparison.check_all_delivered(ended)
