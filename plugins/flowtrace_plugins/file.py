@@ -1,8 +1,8 @@
-"""The file sink: appends JSON lines to a file of its own, which it rotates by size.
+"""The file sink: appends JSON lines to a file of its own, which it puts aside when it is large or old.
 
-One write per batch, to a descriptor opened for appending, so that several processes may share a path. The file is
-looked at before each write: somebody may have renamed or deleted it, and the program may have closed the descriptor
-and opened a file of its own under the same number.
+One write per batch, to a descriptor opened for appending and under a lock, so that several processes may share a path.
+The file is looked at before each write: somebody may have renamed or deleted it, and the program may have closed the
+descriptor and opened a file of its own under the same number.
 """
 
 from __future__ import annotations
@@ -12,174 +12,269 @@ import errno
 import math
 import os
 import time
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
 from flowtrace.errors import SinkError
 from flowtrace.events import Batch
 from flowtrace.hooks import SinkContext
+from flowtrace_plugins.archive import Archive
 from flowtrace_plugins.options import FileOptions
-from flowtrace_plugins.private import exclusive, make_private_directory, open_private
+from flowtrace_plugins.private import (
+    LOCK_POLL_S,
+    LOCK_TRIES,
+    PrivateFile,
+    make_private_directory,
+    sync_directory,
+)
 
-_ROTATION_PAUSE_S = 60.0  # after a rotation that failed
-_NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EINTR, errno.EAGAIN}
+_ROTATION_PAUSE_S = 60.0  # after a rotation that failed, and between files that are put aside because the disk fails
+_NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EINTR, errno.EAGAIN}
+
+
+class _Remains(NamedTuple):
+    """What a write that failed has left in a file, as it could not be taken back.
+
+    Attributes:
+        id: The batch.
+        identity: The file.
+        start: Where in the file it begins.
+        end: Where it ends.
+        begin: The byte of the batch's body that it begins with.
+        whole: The byte of the batch's body behind the last whole line of it.
+    """
+
+    id: str
+    identity: tuple[int, int]
+    start: int
+    end: int
+    begin: int
+    whole: int
 
 
 class FileSink:
-    """Appends each batch to the file that its options name."""
+    """Appends each batch to the file that its options name.
 
-    def __init__(self, options: FileOptions, context: SinkContext) -> None:
+    Args:
+        options: The path, and what becomes of the file.
+        context: The process.
+        clock: The time of day, in nanoseconds; not asked of the module ``time`` each time, where programs may fake it.
+    """
+
+    def __init__(self, options: FileOptions, context: SinkContext, *, clock: Callable[[], int] = time.time_ns) -> None:
         path = options.resolved_path(service=context.service, pid=context.pid, run=context.run)
         self.path = os.path.join(context.directory, os.path.expanduser(path))
-        self._context, self._rotate_options = context, options.rotate
+        self._context, self._rotate, self._clock = context, options.rotate, clock
+        self._archive = Archive(self.path, options.rotate, context, clock=clock)
         self._fsync_interval_s = options.fsync_interval_s()
-        self._fd: int | None = None
-        self._identity = (0, 0)
-        self._unsynced = False
-        self._synced_at, self._rotate_after = -math.inf, 0.0
+        self._file: PrivateFile | None = None
+        self._end = -1  # where the last line that we wrote ends; unknown after opening
+        self._period = -1  # of `rotate.every`, in which we began a file
+        self._remains: _Remains | None = None
+        self._unsynced, self._is_new = False, False
+        self._synced_at, self._rotate_after, self._distrust_after = -math.inf, 0.0, 0.0
 
     def open(self) -> None:
-        """Open the file, make its directory if needed, and end a line that a crash left unfinished.
+        """Open the file, and make its directory if needed.
 
         Raises:
             SinkError: the path cannot be opened, or is not a regular file of this user's (no retry).
         """
-        if self._fd is not None and self._is_ours(self._fd):
+        if self._file and self._file.status():
             return
         try:
             make_private_directory(os.path.dirname(self.path))
-            self._fd = open_private(self.path, os.O_RDWR | os.O_APPEND)
-            self._identity = _identity(os.fstat(self._fd))
-            _end_last_line(self._fd)
+            self._file, self._end, self._is_new = PrivateFile(self.path, os.O_RDWR | os.O_APPEND), -1, True
         except OSError as error:
-            self._release()
             raise SinkError(f"cannot open {self.path}: {error.strerror}") from error
 
     def write(self, batch: Batch) -> None:
         """Append the batch, as a whole or not at all.
 
+        Where the disk fails at taking back a part that it took, the next try goes on with the lines that are missing.
+
         Raises:
             SinkError: the disk is full or failing (worth a retry), or the path is not ours (never).
         """
-        fd = self._current()
-        size = os.fstat(fd).st_size
-        if size and size + len(batch.body) > self._rotate_options.max_size and time.monotonic() >= self._rotate_after:
-            fd = self._rotate()
-        self._append(fd, batch.body)
-        self._unsynced = True
+        self._rotate_when_due(len(batch.body))
+        try:
+            with self._held() as file:
+                self._append_or_distrust(file, batch)
+        except OSError as error:
+            self._release()
+            raise SinkError(f"cannot write to {self.path}: {error.strerror}") from error
         self._sync_when_due()
 
     def flush(self) -> None:
-        """Force what was written to the disk, if ``fsync`` says that it is time."""
+        """Do what is due though nothing is written: force to the disk, put aside, compress, delete."""
+        self._rotate_when_due(0)
         self._sync_when_due()
+        self._archive.tend()
 
     def close(self, deadline: float) -> None:
         """Close the file; what ``fsync`` promised is kept first."""
-        try:
-            if self._fsync_interval_s is not None:
-                self._sync()
-        finally:
-            self._release()
+        self._archive.close()
+        self._release()
 
-    def _current(self) -> int:
-        """The descriptor of the file that stands at the path, reopened where that has become another."""
-        if self._fd is not None and not (self._is_ours(self._fd) and self._is_in_place()):
-            self._release()
-        self.open()
-        assert self._fd is not None
-        return self._fd
+    @contextlib.contextmanager
+    def _held(self) -> Iterator[PrivateFile]:
+        """The file that stands at the path, opened if need be, and locked: nobody else writes to it or renames it.
 
-    def _is_ours(self, fd: int) -> bool:
-        try:
-            return _identity(os.fstat(fd)) == self._identity
-        except OSError:
-            return False
-
-    def _is_in_place(self) -> bool:
-        try:
-            return _identity(os.lstat(self.path)) == self._identity
-        except OSError:
-            return False
+        Raises:
+            OSError: the lock cannot be had.
+            SinkError: the file cannot be opened.
+        """
+        for _ in range(LOCK_TRIES):
+            if self._file and not self._file.is_at(self.path):
+                self._release()
+            self.open()
+            assert self._file
+            with self._file.locked() as held:
+                if held and self._file.is_at(self.path):
+                    yield self._file
+                    return
+            time.sleep(LOCK_POLL_S)
+        raise TimeoutError(errno.ETIMEDOUT, "another process holds its lock")
 
     def _release(self) -> None:
-        """Close the descriptor, unless its number belongs to somebody else by now."""
-        fd, self._fd = self._fd, None
-        if fd is not None and self._is_ours(fd):
-            os.close(fd)
+        """Close the file, after what ``fsync`` promised of it."""
+        if self._fsync_interval_s is not None:
+            self._sync()
+        file, self._file = self._file, None
+        if file:
+            file.close()
 
-    def _append(self, fd: int, body: bytes) -> None:
-        rest = memoryview(body)
+    # -- writing -------------------------------------------------------------------------------------------------
+
+    def _append_or_distrust(self, file: PrivateFile, batch: Batch) -> None:
+        try:
+            self._append(file, batch)
+        except OSError as error:
+            status = file.status()
+            if status and status.st_size and error.errno not in _NO_ROOM:
+                self._distrust(file, is_full=error.errno == errno.EFBIG)
+            elif error.errno == errno.EFBIG:
+                raise SinkError(
+                    f"{self.path} may not become as large as a batch: {error.strerror}", retry=False
+                ) from error
+            raise
+
+    def _append(self, file: PrivateFile, batch: Batch) -> None:
+        begin = self._resume(file, batch)
+        start = os.fstat(file.fd).st_size
+        is_torn = start not in (0, self._end) and os.pread(file.fd, 1, start - 1) != b"\n"  # by a crash, of any process
+        data = b"\n" * is_torn + batch.body[begin:]
+        rest = memoryview(data)
         try:
             while rest:
-                rest = rest[os.write(fd, rest) :]
-        except OSError as error:
-            self._take_back(fd, len(body) - len(rest))
-            if error.errno not in _NO_ROOM:
-                self._abandon()
-            raise SinkError(f"cannot write to {self.path}: {error.strerror}") from error
+                rest = rest[os.write(file.fd, rest) :]
+            if self._fsync_interval_s == 0:
+                self._force(file)
+        except BaseException:
+            written = len(data) - len(rest)
+            whole = batch.body.rfind(b"\n", begin, max(begin, begin + written - is_torn)) + 1
+            self._take_back(file, _Remains(batch.id, file.identity, start, start + written, begin, whole or begin))
+            raise
+        self._end, self._unsynced = start + len(data), self._fsync_interval_s != 0
+        if not start and self._rotate.every:
+            self._period = self._clock() // self._rotate.every
 
-    def _take_back(self, fd: int, written: int) -> None:
+    def _take_back(self, file: PrivateFile, remains: _Remains) -> None:
         """Remove the part of a batch that was written, so that the retry neither tears nor repeats a line."""
+        self._end = -1
         try:
-            end = os.lseek(fd, 0, os.SEEK_CUR)
-            if written and os.fstat(fd).st_size == end:
-                os.ftruncate(fd, end - written)
-            elif written:
-                self._release()  # another process has written after us; reopening ends the torn line
+            if os.fstat(file.fd).st_size == remains.end:
+                os.ftruncate(file.fd, remains.start)
+                return
         except OSError:
+            pass
+        self._remains = remains
+
+    def _resume(self, file: PrivateFile, batch: Batch) -> int:
+        """The byte from which on the batch is still to be written; takes back what could not be before."""
+        if not (remains := self._remains):
+            return 0
+        begin = remains.whole
+        if file.identity == remains.identity and os.fstat(file.fd).st_size == remains.end:
+            os.ftruncate(file.fd, remains.start)
+            begin = remains.begin
+        self._remains = None
+        return begin if batch.id == remains.id else 0
+
+    # -- putting aside -------------------------------------------------------------------------------------------
+
+    def _rotate_when_due(self, added: int) -> None:
+        """Put the file aside where it is time; where that fails, go on with it for a while."""
+        if not (self._file and self._is_due(self._file, added)):
+            return
+        try:
+            with self._held() as file:
+                if self._is_due(file, added):
+                    self._archive.put_aside(file)
+        except (OSError, SinkError) as error:
+            self._rotate_after = time.monotonic() + _ROTATION_PAUSE_S
+            problem = getattr(error, "strerror", error)
+            self._context.warn(f"cannot rotate {self.path}: {problem}; it grows beyond its max_size")
+        else:
             self._release()
 
-    def _rotate(self) -> int:
-        """Put the file aside and begin a new one; where that fails, go on with the old one for a while."""
-        try:
-            self._put_aside()
-        except OSError as error:
-            self._rotate_after = time.monotonic() + _ROTATION_PAUSE_S
-            self._context.warn(f"cannot rotate {self.path}: {error.strerror}; it grows beyond its max_size")
-        else:
-            if self._fsync_interval_s is not None:
-                self._sync()
-        return self._current()
+    def _is_due(self, file: PrivateFile, added: int) -> bool:
+        status = file.status()
+        if not (status and status.st_size) or time.monotonic() < self._rotate_after:
+            return False
+        is_large = status.st_size + added > self._rotate.max_size
+        return (is_large or self._is_of_the_past(status)) and file.is_at(self.path)
 
-    def _put_aside(self) -> None:
-        """Rename ``path`` to ``path.1``, ``path.1`` to ``path.2`` and so on, unless another process just did."""
-        with exclusive(f"{self.path}.lock"):
-            if not self._is_in_place():
-                return
-            for number in range(self._rotate_options.keep - 1, 0, -1):
-                if os.path.lexists(f"{self.path}.{number}"):
-                    os.replace(f"{self.path}.{number}", f"{self.path}.{number + 1}")
-            os.replace(self.path, f"{self.path}.1")
+    def _is_of_the_past(self, status: os.stat_result) -> bool:
+        """Whether the file was last written to in an earlier period, and is not the one that we began in this."""
+        every = self._rotate.every
+        if not every:
+            return False
+        period = self._clock() // every
+        return status.st_mtime_ns // every < period != self._period
+
+    def _distrust(self, file: PrivateFile, *, is_full: bool = False) -> None:
+        """Put aside a file that the disk failed at: the kernel may have dropped what was written.
+
+        At most once a minute, or a disk that goes on failing would push out all old files.
+        """
+        now = time.monotonic()
+        if is_full or now >= self._distrust_after:
+            self._distrust_after = now + _ROTATION_PAUSE_S
+            with contextlib.suppress(OSError, SinkError):  # reopening the same path is the next best
+                self._archive.put_aside(file)
+
+    # -- forcing to the disk -------------------------------------------------------------------------------------
 
     def _sync_when_due(self) -> None:
         if self._fsync_interval_s is not None and time.monotonic() - self._synced_at >= self._fsync_interval_s:
             self._sync()
 
     def _sync(self) -> None:
-        """Force the file to the disk.
+        """Force what was written to the disk.
 
-        Raises:
-            SinkError: that failed; the file is put aside, as a second fsync would hide the loss.
+        A failure is said, not raised: the batches are written, and a retry would write one of them again.
         """
-        if not self._unsynced or self._fd is None or not self._is_ours(self._fd):
+        file, is_due, self._unsynced = self._file, self._unsynced, False
+        if not (file and is_due):
             return
-        self._unsynced, self._synced_at = False, time.monotonic()
         try:
-            os.fsync(self._fd)
+            self._force(file)
         except OSError as error:
-            self._abandon()
-            raise SinkError(f"cannot force {self.path} to the disk: {error.strerror}") from error
+            self._context.warn(
+                f"cannot force {self.path} to the disk: {error.strerror}; what was written may not survive a power cut"
+            )
+            with contextlib.suppress(OSError, SinkError), self._held() as held:
+                if held is file:
+                    self._distrust(held)
+            self._release()
 
-    def _abandon(self) -> None:
-        """Trust this file no more: after EIO or a failed fsync the kernel may have dropped what was written."""
-        with contextlib.suppress(OSError):  # reopening the same path is the next best
-            self._put_aside()
-        self._release()
-
-
-def _identity(status: os.stat_result) -> tuple[int, int]:
-    return status.st_dev, status.st_ino
-
-
-def _end_last_line(fd: int) -> None:
-    size = os.fstat(fd).st_size
-    if size and os.pread(fd, 1, size - 1) != b"\n":
-        os.write(fd, b"\n")
+    def _force(self, file: PrivateFile) -> None:
+        """Force a file to the disk, and its name when it is new."""
+        self._synced_at, self._unsynced = time.monotonic(), False
+        if not file.status():
+            return
+        os.fsync(file.fd)
+        if self._is_new:
+            sync_directory(os.path.dirname(self.path))
+            self._is_new = False

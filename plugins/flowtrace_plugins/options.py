@@ -10,6 +10,7 @@ from msgspec import Meta, field
 
 from flowtrace.config import Duration, OptionError, Options, Size, check_range, nearest, shown
 
+MAX_KEPT = 1000
 PLACEHOLDERS = ("service", "pid", "run")
 _BRACES = re.compile(r"\{([^{}]*)\}|[{}]")
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110, section 5.1: token
@@ -30,13 +31,26 @@ class StdoutOptions(Options, frozen=True, kw_only=True):
 
 
 class Rotate(Options, frozen=True, kw_only=True):
-    """When a new file is begun and how many old ones are kept."""
+    """When a new file is begun, and what becomes of the old ones."""
 
     max_size: Annotated[Size, Meta(description="A file that would exceed this is put aside first.")] = Size("64MiB")
-    keep: Annotated[int, Meta(ge=1, le=1000, description="How many old files are kept, as `path.1` and so on.")] = 5
+    every: Annotated[
+        Duration | None,
+        Meta(description="So is one last written to before the hour (`1h`), the day (`1d`) and so on began, in UTC."),
+    ] = None
+    keep: Annotated[int, Meta(ge=1, le=MAX_KEPT, description="How many old files are kept, as `path.1` and so on.")] = 5
+    max_age: Annotated[
+        Duration | None, Meta(description="Old files that were last written to so long ago are deleted.")
+    ] = None
+    compress: Annotated[
+        Literal["none", "gzip"], Meta(description="How old files are compressed; gzip: to `path.1.gz` and so on.")
+    ] = "none"
 
     def __post_init__(self) -> None:
         check_range(self, max_size=("1KiB", "1024GiB"))
+        for name in ("every", "max_age"):
+            if getattr(self, name) is not None:
+                check_range(self, **{name: ("1s", "3650d")})
 
 
 class FileOptions(Options, frozen=True, kw_only=True):
