@@ -26,7 +26,7 @@ LAYERS = {  # a module imports from its own layer and from those above it in thi
     ],
     "engines": ["recorder", "suspension", "lane", "keeping", "dispatcher", "plugins"],
     "import": ["patcher", "splices", "carriers", "incoming", "outgoing", "elsewhere", "importer"],
-    "root": ["announcement", "attachment", "control", "agent"],
+    "root": ["announcement", "attachment", "control", "endings", "agent"],
     "edges": ["testing", "boot", "cli"],
 }  # fmt: skip
 RANKS = {module: rank for rank, modules in enumerate(LAYERS.values()) for module in modules}

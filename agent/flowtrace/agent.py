@@ -6,15 +6,12 @@ goes wrong here stops the program: it is said in one line on stderr, and less is
 
 from __future__ import annotations
 
-import _thread
 import atexit
 import contextlib
 import os
 import platform
-import signal
 import sys
 import time
-import types
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -28,6 +25,7 @@ from flowtrace.config import Resolved, to_json
 from flowtrace.control import Control, Origin, Request
 from flowtrace.dispatcher import Dispatcher
 from flowtrace.elsewhere import Elsewhere
+from flowtrace.endings import Endings
 from flowtrace.errors import ConfigError, FlowtraceError
 from flowtrace.events import SCHEMA_VERSION, Described, Ids, Lines
 from flowtrace.hooks import SinkContext
@@ -59,7 +57,7 @@ class Agent:
     def __init__(self, resolved: Resolved) -> None:
         config = resolved.config
         self._resolved, self._config = resolved, config
-        self._is_stopped = False
+        self._is_stopped = self._is_open = False
         self.warnings = Warnings(scrub=lambda text: self.attachment.redactor.scrub(text))
         self._registry: Registry = load(resolved.plugins)
         self.recorder = Recorder()
@@ -83,6 +81,8 @@ class Agent:
         for spliced in (self._carriers, incoming, outgoing, Elsewhere(self.recorder.state)):
             spliced.install(self.splices)
         self._importer = Importer(self.attachment, self.splices)
+        self._endings = Endings(self.stop, self.deliver)
+        self.recorder.forked = self._after_fork
         for problem in self._registry.problems:
             self.warnings.warn(str(problem))
 
@@ -90,6 +90,9 @@ class Agent:
 
     def start(self) -> None:
         """Open the doors to the program and the sinks."""
+        self._endings.watch_signals()  # first of all: what has said START is to say STOP
+        if self._config.flush.hard_exits:
+            self._endings.watch_hard_exits()
         self._limit()
         self._open()
         constants.resolve, constants.arrive = self.attachment.resolve, self._carriers.arrive
@@ -102,12 +105,17 @@ class Agent:
         silence = self._fork_silence
         os.register_at_fork(before=silence.begin, after_in_parent=silence.end_in_parent, after_in_child=silence.end)
         os.register_at_fork(after_in_child=self._after_fork)
-        held = HeldSignals(self._stop_and_die)
-        os.register_at_fork(before=held.hold, after_in_parent=held.release, after_in_child=held.release)
-        self._stop_before_default_actions(signal.SIGTERM, signal.SIGHUP)
+        endings = self._endings
+        os.register_at_fork(
+            before=endings.before_fork,
+            after_in_parent=endings.after_fork_in_parent,
+            after_in_child=endings.after_fork_in_child,
+        )
 
     def stop(self) -> None:
-        """Deliver what there is; at most ``flush.shutdown_timeout``. A second call does nothing."""
+        """Deliver what there is; at most ``flush.shutdown_timeout``. A second call waits for the end of the first."""
+        if not self._is_open or not self.recorder.is_here:
+            return
         self._is_stopped = True  # before the dispatcher: it may be in the midst of a request
         self._announcement.at_exit()
         self.attachment.say_rest()
@@ -115,8 +123,16 @@ class Agent:
         self._control.close()
         self._say_what_is_lost()
 
+    def deliver(self) -> None:
+        """Deliver what there is, in the same time; the process may go on."""
+        if self._is_open and self.recorder.is_here:
+            self._dispatcher.deliver(self._config.flush.shutdown_timeout.seconds)
+
     def _at_exit(self) -> None:
-        self.stop()
+        try:
+            self.stop()
+        except KeyboardInterrupt:  # whoever presses Ctrl-C now does not want to wait
+            self._say_what_is_lost()
         if getattr(sys, "last_type", None) is KeyboardInterrupt:
             # Python is to die of SIGINT after this, and knows so by a flag that code run from text sets and clears:
             # a sink that ran some (a namedtuple is enough) has cleared it
@@ -234,10 +250,10 @@ class Agent:
         )
         self._control = Control(self._execute)
         self._dispatcher.after_turn = self._after_turn
+        self._dispatcher.while_full = self._control.look  # a sink that hangs: then most of all
         self._dispatcher.uncaptured = lambda: self.attachment.uncaptured
-        for lane in lanes:
-            lane.while_full = self._control.look  # a sink that hangs: then most of all
         self._say_start(names)
+        self._is_open = True
         try:
             self._dispatcher.start(lanes)
         except RuntimeError as error:
@@ -265,6 +281,7 @@ class Agent:
                 directory=self._resolved.directory,
                 warn=lambda text: self.warnings.warn(f"sink {name}: {text}"),
                 lost=lost,
+                start_thread=dispatcher.start_thread,
             )
 
         sinks = self._registry.build(config.sinks, context)
@@ -274,7 +291,7 @@ class Agent:
                 sink,
                 max_bytes=config.queue.max_bytes // 2 // len(sinks),
                 blocks=config.queue.overflow == "block",
-                new_batch=dispatcher.new_batch,
+                new_id=dispatcher.new_id,
                 on_thread=dispatcher.guard_thread,
                 warn=self.warnings.warn,
             )
@@ -303,7 +320,7 @@ class Agent:
     def _after_fork(self) -> None:
         """In the child: everything queued, every thread and every open sink is the parent's."""
         self._parents = (self._dispatcher, getattr(self, "_parents", None))  # never finalized here: not ours to close
-        self._is_stopped = False
+        self._is_stopped = self._is_open = False
         self.recorder.reset()
         self._ids.begin(self.recorder.state.first)
         self._limit()
@@ -313,43 +330,6 @@ class Agent:
         multiprocessing = sys.modules.get("multiprocessing.util")
         if multiprocessing is not None:  # its children leave by os._exit, past atexit
             multiprocessing.register_after_fork(self, _finalize_last)
-
-    def _stop_before_default_actions(self, *signals: signal.Signals) -> None:
-        """The default action ends the process past `atexit`; where a handler is in place, the program decides."""
-        for each in signals:
-            if signal.getsignal(each) is signal.SIG_DFL:
-                signal.signal(each, self._stop_and_die)
-
-    def _stop_and_die(self, number: int, frame: types.FrameType | None) -> None:
-        self.stop()
-        signal.signal(number, signal.SIG_DFL)
-        os.kill(os.getpid(), number)
-
-
-class HeldSignals:
-    """Keeps signals that our handler is for from being lost in a fork: Python forgets what comes before its hooks.
-
-    Without a handler of Python's they would have ended the child at once.
-
-    Args:
-        handler: Ours; where the program has put its own in place, that is as it is untraced.
-    """
-
-    def __init__(self, handler: Callable[..., None]) -> None:
-        self._handler = handler
-        self._masks: dict[int, Any] = {}  # that were in force, by thread
-
-    def hold(self) -> None:
-        """Before a fork."""
-        ours = [each for each in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(each) == self._handler]
-        if ours:
-            self._masks[_thread.get_ident()] = signal.pthread_sigmask(signal.SIG_BLOCK, ours)
-
-    def release(self) -> None:
-        """After it, in both processes."""
-        mask = self._masks.pop(_thread.get_ident(), None)
-        if mask is not None:
-            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
 
 def _finalize_last(agent: Agent) -> None:

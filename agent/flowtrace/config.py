@@ -202,8 +202,9 @@ class Queue(Options, frozen=True, kw_only=True):
         Meta(description="What a call does when the queue is full: be left out and counted, or wait."),
     ] = "drop"
     block_timeout: Annotated[
-        Duration, Meta(description="With `overflow: block`, how long a call waits before it is left out after all.")
-    ] = Duration("1s")
+        Duration,
+        Meta(description="With `overflow: block`, how long no sink may take anything before calls are left out."),
+    ] = Duration("10s")
 
     def __post_init__(self) -> None:
         check_range(self, max_bytes=("64KiB", "64GiB"), block_timeout=("1ms", "1h"))
@@ -216,6 +217,10 @@ class Flush(Options, frozen=True, kw_only=True):
     shutdown_timeout: Annotated[
         Duration, Meta(description="How long the end of the program is delayed at most, for all sinks together.")
     ] = Duration("2s")
+
+    hard_exits: Annotated[
+        bool, Meta(description="Deliver before `os._exit` and `os.exec*` as well; these functions are replaced for it.")
+    ] = False
 
     def __post_init__(self) -> None:
         check_range(self, interval=("1ms", "1h"), shutdown_timeout=("0", "1h"))

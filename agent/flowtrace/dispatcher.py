@@ -27,7 +27,8 @@ from flowtrace.lane import POLL_S, STARVED, Chunk, Lane, Loss, Losses
 from flowtrace.recorder import RECORD_BYTES, Recorder
 
 MOST_TURN_S = 0.5  # however rarely events are flushed, requests from outside are looked for
-BATCH_EVENTS = 2_048  # a batch is handed on when it has so many events
+BATCH_EVENTS = 2_048  # a batch is handed on when it has so many events,
+BATCH_BYTES = 1 << 20  # or about so many bytes
 LIMIT_REPORT_NS = 1_000_000_000
 RESERVE_S = 0.25  # of the time for shutdown, kept for the STOP event and for closing the sinks
 
@@ -53,7 +54,7 @@ class Dispatcher:
         self._wakeup: _queue.SimpleQueue[None] = _queue.SimpleQueue()
         self._ended = _thread.allocate_lock()
         self._stop_at: float | None = None
-        self._is_running = False
+        self._is_running = self._is_over = False
         self._reported_loss = (0, 0, time.monotonic_ns())
         self._reported_limits: dict[int, tuple[int, int]] = {}  # calls left out so far, and when that was
         self._losses = Losses()  # common to all lanes
@@ -64,15 +65,16 @@ class Dispatcher:
         self._kept: list[Record] = []  # by the keeper, and not yet offered to all lanes
         self._chunk: Chunk | None = None  # made of one of these
         self._offered_to = 0  # so many lanes
-        self._stop_seq: int | None = None
-        self._is_stop_said = False
+        self._stopped: Record | None = None  # STOP, but for what it says
+        self._lanes_done = self._sinks_threads = 0
         self.lanes: Sequence[Lane] = ()
         self.after_turn: Callable[[], None] = lambda: None
+        self.while_full: Callable[[], None] = lambda: None
         self.uncaptured: Callable[[], int] = lambda: 0
 
-    def new_batch(self, lines: list[bytes]) -> Batch:
-        """A batch with the next number of this process."""
-        return Batch(f"{self._name}{next(self._numbers)}", lines)
+    def new_id(self) -> str:
+        """For a batch: the next number of this process."""
+        return f"{self._name}{next(self._numbers)}"
 
     def guard_thread(self) -> None:
         """Make the recorder blind to the calling thread, which is one of the agent's own."""
@@ -86,16 +88,39 @@ class Dispatcher:
         """
         self.lanes = lanes
         self._recorder.state.wake = lambda: self._wakeup.put(None)
+        self._recorder.state.moved_ns = self._recorder.clock()
         for lane in lanes:
+            lane.while_full = self._while_full
             lane.start()
         self._ended.acquire()
         self._is_running = True
         _thread.start_new_thread(self._run, ())
 
+    def start_thread(self, function: Callable[[], None]) -> None:
+        """Run a function of a sink's on a thread of the agent's own.
+
+        Raises:
+            RuntimeError: no thread can be started.
+        """
+
+        def run() -> None:
+            self.guard_thread()
+            try:
+                function()
+            finally:
+                self._sinks_threads -= 1
+
+        self._sinks_threads += 1
+        try:
+            _thread.start_new_thread(run, ())
+        except RuntimeError:
+            self._sinks_threads -= 1
+            raise
+
     @property
     def threads(self) -> int:
         """How many threads this process has because of the agent."""
-        return len(self.lanes) + 1 if self._is_running else 0
+        return len(self.lanes) + 1 + self._sinks_threads if self._is_running else 0
 
     @property
     def discarded(self) -> tuple[int, int]:
@@ -106,10 +131,12 @@ class Dispatcher:
         """Put one of the agent's own events on the queue, from any thread.
 
         Args:
-            name: START, ATTACH, LIMIT, LOSS or STOP.
+            name: START, ATTACH, LIMIT or LOSS.
             fields: What it says, in this order, as JSON values.
         """
-        self._push(name, None, **fields)
+        recorder, text = self._recorder, _text(**fields)
+        recorder.state.queued_bytes += len(text) + RECORD_BYTES
+        recorder.queue.append((STATEMENT, name, next(recorder.seq), recorder.clock(), recorder.thread().id, text))
 
     def keep(self, keep: Keep | None) -> None:
         """Deliver by these rules from the next turn on; what waits is decided by them."""
@@ -121,34 +148,55 @@ class Dispatcher:
         Args:
             timeout_s: For everything together; what is not delivered then is counted as lost in STOP.
         """
+        if self._stop_at is not None:  # the same end is waited for, as where a signal strikes in the midst of it
+            self._wait_ended()
         if not self._is_running:
             return
         self._is_running = False
         self._stop_at = time.monotonic() + timeout_s
         state = self._recorder.state
-        state.max_events, state.rate = -1, -1.0  # what is called from here on is not recorded
+        state.max_events, state.wake_at, state.rate = -1, 0, -1.0  # what is called from here on is not recorded
         for lane in self.lanes:
             lane.end_by(self._stop_at - min(RESERVE_S, timeout_s / 4))
         self._wakeup.put(None)
-        self._ended.acquire(timeout=timeout_s)
+        self._wait_ended()
+
+    def _wait_ended(self) -> None:
+        if self._ended.acquire(timeout=max(0.0, (self._stop_at or 0.0) - time.monotonic())):
+            self._ended.release()
+
+    def deliver(self, timeout_s: float) -> None:
+        """Wait until what is on the queue now is delivered or lost, but no longer than this."""
+        state, deadline = self._recorder.state, time.monotonic() + timeout_s
+        queued = state.queued_bytes
+        while self._is_running and state.drained_bytes < queued and time.monotonic() < deadline:
+            self._wakeup.put(None)
+            time.sleep(POLL_S)
+        for lane in self.lanes:
+            lane.wait_idle(deadline)
 
     def _run(self) -> None:
-        self.guard_thread()
-        is_over = False
+        state = self._recorder.state
         try:
-            while not is_over:
+            while not self._is_over:
                 try:
-                    is_over = self._step()
+                    self.guard_thread()
+                    self._is_over = self._step()
                 except BaseException as error:
-                    state = self._recorder.state
                     state.failures += 1
                     is_starved = isinstance(error, STARVED)
+                    self._is_over = (state.strict and not is_starved) or (
+                        self._stop_at is not None and (not is_starved or time.monotonic() >= self._stop_at)
+                    )
                     if state.strict and not is_starved:
                         raise
-                    is_over = self._stop_at is not None and (not is_starved or time.monotonic() >= self._stop_at)
                     time.sleep(POLL_S)
         finally:
-            self._ended.release()
+            if self._is_over:
+                self._ended.release()
+            else:  # struck while it dealt with what had struck it
+                state.failures += 1
+                _thread.start_new_thread(self._run, ())
 
     def _step(self) -> bool:
         """A turn, or the end; says whether it was the end."""
@@ -161,7 +209,8 @@ class Dispatcher:
         return False
 
     def _turn(self) -> None:
-        self._recorder.state.woken = False
+        state = self._recorder.state
+        state.woken, state.moved_ns = False, self._recorder.clock()
         self._drain()
         self._report_losses()
         self._report_limits()
@@ -170,11 +219,12 @@ class Dispatcher:
     def _drain(self) -> None:
         queue, now = self._recorder.queue, self._recorder.clock()
         waiting = len(queue)  # and no more: a program that records as fast as this thread encodes must not keep it here
+        most = min(BATCH_EVENTS, waiting * BATCH_BYTES // max(1, self._queued_bytes) + 1)
         self._send()  # what an error has kept from being sent
         self._renew_terms()
         while waiting:
             taken = self._taken
-            while waiting and len(taken) < BATCH_EVENTS:
+            while waiting and len(taken) < most:
                 taken.append(queue.popleft())
                 waiting -= 1
             self._send()
@@ -182,6 +232,17 @@ class Dispatcher:
             decide = self._keeper.settle if self._stop_at is None else self._keeper.end
             decide(now)
             self._send()
+
+    @property
+    def _queued_bytes(self) -> int:
+        return self._recorder.state.queued_bytes - self._recorder.state.drained_bytes
+
+    def _while_full(self) -> None:
+        """Called again and again while this thread waits for a lane, under ``overflow: block``."""
+        done = sum(lane.done for lane in self.lanes)
+        if done != self._lanes_done:
+            self._lanes_done, self._recorder.state.moved_ns = done, self._recorder.clock()
+        self.while_full()
 
     def _renew_terms(self) -> None:
         new = self._terms
@@ -220,20 +281,21 @@ class Dispatcher:
 
     def _release(self) -> None:
         state = self._recorder.state
-        state.drained_bytes, self._taken, self._chunk, self._offered_to = (
-            state.drained_bytes + sum(map(_size, self._taken)), [], None, 0,
+        state.drained_bytes, state.moved_ns, self._taken, self._chunk, self._offered_to = (
+            state.drained_bytes + sum(map(_size, self._taken)), self._recorder.clock(), [], None, 0,
         )  # fmt: skip
 
     def _encoded(self, records: list[Record]) -> Chunk:
         lines: list[bytes] = []
         sent: list[Record] = []
-        failed = failed_calls = opened = 0
+        failed = failed_calls = calls = opened = 0
         rest = collections.deque(records)
         while rest:
             record = rest[0]
             try:
                 lines.append(self._lines.line(record))
                 sent.append(record)
+                calls += record[0] == ENTER
                 opened += _OPENS[record[0]]
             except STARVED:
                 if self._stop_at is not None and time.monotonic() >= self._stop_at:
@@ -246,7 +308,7 @@ class Dispatcher:
                 failed += 1
                 failed_calls += record[0] == ENTER
             rest.popleft()
-        chunk = Chunk(self.new_batch(lines) if lines else Batch("", []), sent, sum(map(len, lines)))
+        chunk = Chunk(Batch(self.new_id() if lines else "", lines), sent, calls)
         if failed:
             self._losses.add("could not be encoded", failed, calls=failed_calls)
         self._open_calls += opened
@@ -288,31 +350,30 @@ class Dispatcher:
 
     def _finish(self, deadline: float) -> None:
         reserve = min(RESERVE_S, (deadline - time.monotonic()) / 4)
+        for lane in self.lanes:
+            lane.tell_ending()
         for rest in (reserve, reserve / 2):  # again for calls that ended while a slow sink was waited for
             self._turn()
             self._drain()  # the LOSS events of that turn
             for lane in self.lanes:
                 lane.wait_idle(deadline - rest)
-        if not self._is_stop_said:
-            self._say_stop()
-            self._is_stop_said = True
+        recorder = self._recorder
+        if self._stopped is None:
+            self._stopped = (STATEMENT, "STOP", next(recorder.seq), recorder.clock(), recorder.thread().id)
         self._drain()
         for lane in self.lanes:
-            lane.finish(deadline)
+            lane.finish(deadline, self._stop_batch)
         for lane in self.lanes:
             lane.wait_ended(deadline)
 
-    def _say_stop(self) -> None:
-        """STOP: for each sink, all events recorded before this one are either delivered, lost or discarded."""
-        recorder, state = self._recorder, self._recorder.state
-        if self._stop_seq is None:
-            self._stop_seq = next(recorder.seq)
-        recorded = self._stop_seq - state.first
+    def _stop_batch(self) -> Batch:
+        """STOP, for a lane that is at its end: all that was recorded before is delivered, lost or discarded."""
+        state = self._recorder.state
+        assert self._stopped
+        recorded = self._stopped[2] - state.first
         discarded = self.discarded
         delivered = {lane.name: lane.delivered for lane in self.lanes}
-        self._push(
-            "STOP",
-            self._stop_seq,
+        text = _text(
             recorded=recorded,
             delivered=delivered,
             lost={name: recorded - discarded[1] - events for name, events in delivered.items()},
@@ -324,20 +385,15 @@ class Dispatcher:
             uncapturedValues=self.uncaptured(),
             failures=state.failures,
         )
-
-    def _push(self, name: str, seq: int | None, **fields: Any) -> None:
-        recorder = self._recorder
-        text = _json(fields)[1:-1]
-        recorder.state.queued_bytes += len(text) + RECORD_BYTES
-        seq = next(recorder.seq) if seq is None else seq
-        recorder.queue.append((STATEMENT, name, seq, recorder.clock(), recorder.thread().id, text))
+        return Batch(self.new_id(), [self._lines.line((*self._stopped, text))])
 
 
-def _json(fields: dict[str, Any]) -> bytes:
+def _text(**fields: Any) -> bytes:
+    """The members of a JSON object."""
     try:
-        return orjson.dumps(fields, default=str)
+        return orjson.dumps(fields, default=str)[1:-1]
     except TypeError:  # lone surrogates, as in the name of a file that is not UTF-8
-        return json.dumps(fields, default=str, ensure_ascii=False).encode("utf-8", "replace")
+        return json.dumps(fields, default=str, ensure_ascii=False).encode("utf-8", "replace")[1:-1]
 
 
 def _next_of(numbers: itertools.count[int]) -> int:

@@ -8,7 +8,6 @@ added since comes after them.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
@@ -76,29 +75,43 @@ Record: TypeAlias = tuple[Any, ...]
 
 
 class Batch:
-    """Some events of one process, in the order they were queued.
+    """Some events of one process, in the order they were queued; all sinks get the same one, and none can change it.
 
-    Attributes:
-        id: ``<run>-<pid>-<number>``, the same on every try, so that a receiver can drop what it already has.
-        lines: One JSON object each, UTF-8, without the newline.
+    It is kept as one piece of memory: batches are what waits where a sink is slow.
     """
 
-    __slots__ = ("__dict__", "id", "lines")
+    __slots__ = ("_body", "_count", "_id")
 
     def __init__(self, id: str, lines: Sequence[bytes]) -> None:
-        self.id = id
-        self.lines = tuple(lines)  # all sinks get the same batch
+        self._id, self._body, self._count = id, b"\n".join([*lines, b""]), len(lines)
+
+    @classmethod
+    def joined(cls, id: str, batches: Sequence[Batch]) -> Batch:
+        """One batch with the events of several."""
+        made = cls(id, ())
+        made._body, made._count = b"".join([batch.body for batch in batches]), sum(map(len, batches))
+        return made
 
     def __len__(self) -> int:
-        return len(self.lines)
+        return self._count
 
     def __repr__(self) -> str:
-        return f"<Batch {self.id} of {len(self.lines)} events>"
+        return f"<Batch {self.id} of {self._count} events>"
 
-    @functools.cached_property
+    @property
+    def id(self) -> str:
+        """``<run>-<pid>-<number>``, the same on every try, so that a receiver can drop what it already has."""
+        return self._id
+
+    @property
     def body(self) -> bytes:
-        """All lines, each ended by a newline; joined once, however many sinks ask."""
-        return b"\n".join([*self.lines, b""])
+        """All lines, each ended by a newline."""
+        return self._body
+
+    @property
+    def lines(self) -> tuple[bytes, ...]:
+        """One JSON object each, UTF-8, without the newline."""
+        return tuple(self._body.split(b"\n")[:-1])
 
     def events(self) -> list[dict[str, Any]]:
         """The events as dictionaries, decoded anew on each call: a sink may change them."""

@@ -41,6 +41,10 @@ class Sink(Protocol):
     All four methods are called on one thread that belongs to this sink alone, one call at a time, so a sink
     needs no locks and may block: it delays nobody but itself. A method that raises is counted and retried;
     after repeated failures the sink is left out for a while and its events are counted as lost.
+
+    A sink that may be in the midst of a long ``write`` when the process ends, and has somewhere to put what it cannot
+    deliver in time, may have a fifth method, ``ending(deadline)``. It is called once, on another thread, when the end
+    begins: ``write`` should be over by ``deadline``, in seconds of ``time.monotonic()``. It must return at once.
     """
 
     def open(self) -> None:
@@ -69,6 +73,8 @@ class SinkContext(msgspec.Struct, frozen=True, kw_only=True):
         pid: The process id.
         directory: The absolute directory that relative paths in the config are relative to.
         warn: Tells the person at the terminal one line; said once per text and process.
+        start_thread: Runs a function on a thread of the agent's own: its calls are not recorded, warnings of forks do
+            not count it, and the process does not wait for it. Raises RuntimeError where none can be started.
         lost: Counts events that ``write`` had accepted and that are lost after all, such as those of a spool
             that had to make room; called as ``lost(reason, events)``, it leads to a LOSS event.
     """
@@ -79,6 +85,7 @@ class SinkContext(msgspec.Struct, frozen=True, kw_only=True):
     directory: str
     warn: Callable[[str], None]
     lost: Callable[[str, int], None]
+    start_thread: Callable[[Callable[[], None]], None]
 
 
 class SinkFactory(Protocol[OptionsIn]):

@@ -274,7 +274,7 @@ def _found_in(headers: Iterable[Any] | None) -> tuple[str | None, str | None]:
     """``traceparent`` and ``tracestate`` among names and values; what comes twice is joined, as HTTP has it."""
     found: dict[str, str] = {}
     for header in headers or ():
-        name, value = header if type(header) in (tuple, list) and len(header) == 2 else (None, None)
+        name, value = header if type(header) in (tuple, list) and len(header) == 2 else ("", None)
         if type(name) in (bytes, str) and len(name) in _LENGTHS:
             key, text = _text(name).lower(), _text(value)
             if key in (HEADER, STATE_HEADER):

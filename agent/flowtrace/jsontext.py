@@ -51,7 +51,7 @@ def dumps(plain: object) -> bytes:
         text = orjson.dumps(_without_surrogates(plain))
     if not text.isascii():
         text = _UNSAFE.sub(_escaped, text)
-    return text
+    return b"%b" % text  # 50 ns for a copy: orjson gives 4 KiB of memory to what has 20 bytes, and this is to wait
 
 
 # Controls that terminals obey (C1), line ends, and marks that turn the direction of what follows.

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import _queue
 import _thread
-import collections
 import math
 import random
 import time
@@ -23,12 +22,13 @@ from flowtrace.errors import SinkError
 from flowtrace.events import ENTER, STATEMENT, Batch, Record
 from flowtrace.hooks import Batching, Sink
 
-MAX_LEFT_SPANS = 65_536  # of dropped calls that have ended, remembered per lane for what tasks still do below them
+MAX_LEFT_SPANS = 16_384  # of dropped calls that have ended, remembered per lane for what tasks still do below them
 TRIES = 3  # of a batch that a sink fails to take for no stated reason
 FAILED_BATCHES = 5  # in a row, then the sink is left out for a while
 LEFT_OUT_S = 30.0
 IDLE_FLUSH_S = 1.0
 MAX_RETRY_AFTER_S = 300.0
+MAX_RETRY_S = 300.0  # after so long, a batch that the sink still hopes to take is given up: those behind it wait
 POLL_S = 0.002
 STARVED = (RecursionError, MemoryError)  # in a thread of ours: what the program leaves it is too little at the moment
 MAX_STARVED_S = 10.0  # then such an error is the sink's own
@@ -36,14 +36,26 @@ BACKOFF_BASE_S, BACKOFF_CAP_S = 0.1, 30.0
 
 
 class Chunk(NamedTuple):
-    """What the dispatcher hands to all lanes: a batch, its records, and its size in bytes."""
+    """What the dispatcher hands to all lanes: a batch, its records, and how many of these are ENTERs."""
 
     batch: Batch
     records: list[Record]
-    size: int
+    calls: int
 
 
-HURRY = Chunk(Batch("", []), [], 0)  # asks a lane to hand on what it has joined so far
+class Waiting(NamedTuple):
+    """What of a chunk waits for a sink."""
+
+    batch: Batch
+    calls: int
+
+    @property
+    def size(self) -> int:
+        """In bytes."""
+        return len(self.batch.body)
+
+
+HURRY = Waiting(Batch("", []), 0)  # asks a lane to hand on what it has joined so far
 
 
 class Loss(NamedTuple):
@@ -95,17 +107,19 @@ class Lane:
         name: What the config calls the sink, with its position where there are several of one type.
         max_bytes: How much may wait.
         blocks: Under ``overflow: block`` the dispatcher waits for room instead of dropping.
-        number: Gives the next batch number of the process.
+        new_id: Gives an id for a batch.
         warn: Says one line to the person at the terminal.
+        on_thread: Is called first on the lane's thread.
 
     Attributes:
         delivered: Events that the sink's ``write`` has accepted.
         losses: Those that it did not get.
         while_full: What the one who offers does again and again, while he waits for room.
+        done: Events that were offered and are delivered or lost; grows.
     """
 
     def __init__(
-        self, name: str, sink: Sink, *, max_bytes: int, new_batch: Callable[[list[bytes]], Batch],
+        self, name: str, sink: Sink, *, max_bytes: int, new_id: Callable[[], str],
         warn: Callable[[str], None], on_thread: Callable[[], None], blocks: bool = False,
     ) -> None:  # fmt: skip
         self.name, self.sink = name, sink
@@ -113,20 +127,21 @@ class Lane:
         self.losses = Losses()
         self.while_full: Callable[[], None] = lambda: None
         self._max_bytes, self._blocks = max_bytes, blocks
-        self._new_batch, self._warn, self._on_thread = new_batch, warn, on_thread
-        self._inbox: _queue.SimpleQueue[Chunk | None] = _queue.SimpleQueue()
-        self._offered_bytes = self._done_bytes = self._offered = self._done = 0
+        self._new_id, self._warn, self._on_thread = new_id, warn, on_thread
+        self._inbox: _queue.SimpleQueue[Waiting | None] = _queue.SimpleQueue()
+        self._offered_bytes = self._done_bytes = self._offered = self.done = 0
         self._dropped: set[int] = set()  # spans of dropped calls that are open: as many as the program has
-        self._dropped_and_left: collections.OrderedDict[int, None] = collections.OrderedDict()  # tasks may go on below
+        self._dropped_and_left: dict[int, None] = {}  # the oldest first; tasks may go on below
         self._stop_at: float | None = None
         self._close_by = 0.0
         self._stopping = _thread.allocate_lock()
         self._ended = _thread.allocate_lock()
-        self._is_open = False
+        self._is_open = self._is_over = False
         self._failed_in_a_row, self._left_out_until = 0, 0.0
-        self._at_hand: list[Chunk] = []  # taken from the inbox; become one batch
-        self._next_chunk: Chunk | None = None  # did not fit any more, and begins the next one
+        self._at_hand: list[Waiting] = []  # taken from the inbox; become one batch
+        self._begins_next: Waiting | None = None  # did not fit any more
         self._is_to_close = False
+        self._last: Callable[[], Batch] | None = None
 
     def start(self) -> None:
         """Start the lane's thread.
@@ -146,19 +161,19 @@ class Lane:
 
     def offer(self, chunk: Chunk) -> None:
         """Queue ``chunk`` for the sink, or as much of it as there is room for."""
-        while self._blocks and self._is_full(chunk.size):
+        size = len(chunk.batch.body)
+        while self._blocks and self._is_full(size):
             if self._stop_at is not None and time.monotonic() >= self._stop_at:
                 break
             self.while_full()
             time.sleep(POLL_S)
-        if self._dropped or self._dropped_and_left or self._is_full(chunk.size):
-            kept = self._admitted(chunk)
-            if not kept.batch.lines:
-                return
-            chunk = kept
-        self._offered_bytes += chunk.size
-        self._offered += len(chunk.records)
-        self._inbox.put(chunk)
+        offered = Waiting(chunk.batch, chunk.calls)
+        if self._dropped or self._dropped_and_left or self._is_full(size):
+            offered = self._admitted(chunk)
+        if offered.batch:
+            self._offered_bytes += offered.size
+            self._offered += len(offered.batch)
+            self._inbox.put(offered)
 
     def end_by(self, deadline: float) -> None:
         """From now on neither wait for room nor between tries longer than until ``deadline`` (``time.monotonic()``)."""
@@ -167,11 +182,25 @@ class Lane:
         if wakes:
             self._stopping.release()
 
-    def finish(self, deadline: float) -> None:
-        """Ask the lane to close its sink, by ``deadline``, when it has delivered what it has."""
+    def tell_ending(self) -> None:
+        """Tell a sink that wants to know that the process is about to end, and when; see `flowtrace.hooks.Sink`."""
+        ending = getattr(self.sink, "ending", None)
+        if ending is not None and self._stop_at is not None:
+            try:
+                ending(self._stop_at)
+            except BaseException as error:  # noqa: BLE001
+                self._warn(f"sink {self.name}: {_said(error)}")
+
+    def finish(self, deadline: float, last: Callable[[], Batch] | None = None) -> None:
+        """Ask the lane to close its sink, by ``deadline``, when it has delivered what it has.
+
+        Args:
+            deadline: In seconds of ``time.monotonic()``.
+            last: Gives what to deliver last of all, which is in no count; called when all else is done.
+        """
         if self._stop_at is None:
             self.end_by(deadline)
-        self._close_by = deadline
+        self._close_by, self._last = deadline, last
         self._inbox.put(None)
 
     def wait_idle(self, deadline: float) -> bool:
@@ -193,31 +222,29 @@ class Lane:
     @property
     def waiting(self) -> int:
         """Events that were offered and are neither delivered nor lost yet."""
-        return self._offered - self._done
+        return self._offered - self.done
 
     def _is_full(self, size: int) -> bool:
         waiting = self._offered_bytes - self._done_bytes
         return waiting > 0 and waiting + size > self._max_bytes
 
-    def _admitted(self, chunk: Chunk) -> Chunk:
+    def _admitted(self, chunk: Chunk) -> Waiting:
         """The part of a chunk that may pass: no ENTER while there is no room, nothing below one that was dropped."""
         lines: list[bytes] = []
-        records: list[Record] = []
         size = calls = events = lost_size = 0
         for line, record in zip(chunk.batch.lines, chunk.records, strict=True):
             if self._passes(record, size + len(line)):
                 lines.append(line)
-                records.append(record)
-                size += len(line)
+                size += len(line) + 1
             elif record[0] == STATEMENT:
                 self.losses.count(1)  # a LOSS: to report its loss would breed another
             else:
                 events += 1
                 calls += record[0] == ENTER
-                lost_size += len(line)
+                lost_size += len(line) + 1
         if events:
             self.losses.add("the sink is too slow", events, calls=calls, size=lost_size)
-        return Chunk(self._new_batch(lines), records, size)
+        return Waiting(Batch(self._new_id() if lines else "", lines), chunk.calls - calls)
 
     def _passes(self, record: Record, size: int) -> bool:
         kind = record[0]
@@ -233,27 +260,29 @@ class Lane:
             self._dropped.discard(record[9])
             self._dropped_and_left[record[9]] = None
             if len(self._dropped_and_left) > MAX_LEFT_SPANS:
-                self._dropped_and_left.popitem(last=False)
+                del self._dropped_and_left[next(iter(self._dropped_and_left))]
             return False
         return True
 
     # -- the lane's thread ---------------------------------------------------------------------------------------
 
     def _run(self) -> None:
-        is_over = False
         try:
-            while not is_over:
+            while not self._is_over:
                 try:
                     self._on_thread()
                     while self._gather():
                         self._deliver()
                     self._close()
-                    is_over = True
+                    self._is_over = True
                 except BaseException:  # noqa: BLE001  # whatever strikes: it goes on with what it has at hand
-                    is_over = self._is_past_its_time()
+                    self._is_over = self._is_past_its_time()
                     time.sleep(POLL_S)
         finally:
-            self._ended.release()
+            if self._is_over:
+                self._ended.release()
+            else:  # struck while it dealt with what had struck it
+                _thread.start_new_thread(self._run, ())
 
     def _is_past_its_time(self) -> bool:
         return bool(self._close_by) and time.monotonic() >= self._close_by
@@ -264,14 +293,14 @@ class Lane:
         if not at_hand and not self._is_to_close:
             self._take(self._next())
         batching: Batching | None = getattr(self.sink, "batching", None)
-        size, until = sum(chunk.size for chunk in at_hand), time.monotonic() + (batching.max_wait_s if batching else 0)
+        size, until = sum(each.size for each in at_hand), time.monotonic() + (batching.max_wait_s if batching else 0)
         while batching and at_hand and size < batching.max_bytes and (wait := until - time.monotonic()) > 0:
             try:
                 following = self._inbox.get(timeout=wait)
             except _queue.Empty:
                 break
             if following and size + following.size > batching.max_bytes:
-                self._next_chunk = following
+                self._begins_next = following
                 break
             self._take(following)
             if not following or following is HURRY:
@@ -279,21 +308,21 @@ class Lane:
             size += following.size
         return bool(at_hand) or not self._is_to_close
 
-    def _take(self, chunk: Chunk | None) -> None:
-        if chunk is None:
+    def _take(self, offered: Waiting | None) -> None:
+        if offered is None:
             self._is_to_close = True
-        elif chunk is not HURRY:
-            self._at_hand.append(chunk)
+        elif offered is not HURRY:
+            self._at_hand.append(offered)
 
-    def _next(self) -> Chunk | None:
-        """The next chunk; while there is none, the sink's own buffers, spool and fsync get their turn."""
-        chunk, self._next_chunk = self._next_chunk, None
-        while chunk is None:
+    def _next(self) -> Waiting | None:
+        """What is next; while nothing is, the sink's own buffers, spool and fsync get their turn."""
+        offered, self._begins_next = self._begins_next, None
+        while offered is None:
             try:
                 return self._inbox.get(timeout=IDLE_FLUSH_S if self._is_open else None)
             except _queue.Empty:
                 self._flush()
-        return chunk
+        return offered
 
     def _flush(self) -> None:
         try:
@@ -306,19 +335,17 @@ class Lane:
         if not self._at_hand:
             return
         if len(self._at_hand) > 1:
-            lines = [line for chunk in self._at_hand for line in chunk.batch.lines]
-            records = [record for chunk in self._at_hand for record in chunk.records]
-            self._at_hand[:] = [Chunk(self._new_batch(lines), records, sum(chunk.size for chunk in self._at_hand))]
-        chunk = self._at_hand[0]
-        reason = self._attempt(chunk.batch)
+            joined = Batch.joined(self._new_id(), [each.batch for each in self._at_hand])
+            self._at_hand[:] = [Waiting(joined, sum(each.calls for each in self._at_hand))]
+        [(batch, calls)] = self._at_hand
+        reason = self._attempt(batch)
+        self._at_hand.clear()  # before all else: what strikes here must not have it delivered twice
         if reason:
-            calls = sum(record[0] == ENTER for record in chunk.records)
-            self.losses.add(reason, len(chunk.records), calls=calls, size=chunk.size)
+            self.losses.add(reason, len(batch), calls=calls, size=len(batch.body))
         else:
-            self.delivered += len(chunk.records)
-        self._at_hand.clear()
-        self._done_bytes += chunk.size
-        self._done += len(chunk.records)
+            self.delivered += len(batch)
+        self._done_bytes += len(batch.body)
+        self.done += len(batch)
         if self._is_open and self._inbox.empty():
             self._flush()
 
@@ -327,7 +354,7 @@ class Lane:
         now = time.monotonic()
         if now < self._left_out_until:
             return "the sink is left out after failures"
-        starved_until = min(now + MAX_STARVED_S, self._stop_at or math.inf)
+        starved_until, retry_until = min(now + MAX_STARVED_S, self._stop_at or math.inf), now + MAX_RETRY_S
         tries = 0
         while True:
             try:
@@ -343,7 +370,7 @@ class Lane:
                 problem, after = _said(error), None
                 retry = tries < TRIES
                 if isinstance(error, SinkError):
-                    retry, after = error.retry, error.retry_after_s
+                    retry, after = error.retry and time.monotonic() < retry_until, error.retry_after_s
             else:
                 self._failed_in_a_row = 0
                 return ""
@@ -377,6 +404,9 @@ class Lane:
         return "the sink failed"
 
     def _close(self) -> None:
+        if self._last is not None:
+            self._attempt(self._last())
+            self._last = None
         try:
             self.sink.close(self._close_by)
         except BaseException as error:  # noqa: BLE001

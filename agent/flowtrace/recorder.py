@@ -19,6 +19,7 @@ import collections
 import contextlib
 import contextvars
 import itertools
+import mmap
 import random
 import sys
 import time
@@ -38,7 +39,8 @@ LOST: Current = ("lost", 0)
 SKIPPED: Current = ("skipped", 0)
 
 MAX_UNTRACED_FRAMES = 16  # between two traced ones, for an exception to be known again
-RECORD_BYTES = 420  # of a record beside its payload: the tuple and its ints, measured with sys.getsizeof
+RECORD_BYTES = 300  # of a record beside its payload: the tuple, its ints and the head of its bytes, as allocated
+MADV_WIPEONFORK = 18
 NO_RESULT_BYTES = len(NO_RESULT) + RECORD_BYTES
 
 
@@ -126,8 +128,8 @@ class State:
 
     __slots__ = (
         "block_ns", "drained_bytes", "elsewhere", "failures", "first", "lost_calls", "lost_events", "max_bytes",
-        "max_events", "queued_bytes", "rate", "skipped_calls", "strict", "suppressed_calls", "task_name", "wake",
-        "wake_at", "woken",
+        "max_events", "moved_ns", "queued_bytes", "rate", "skipped_calls", "strict", "suppressed_calls", "task_name",
+        "wake", "wake_at", "woken",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -136,7 +138,8 @@ class State:
         self.max_events = 65_536
         self.max_bytes = 32 << 20
         self.first = 0  # calls entered earlier were entered in the process that this one was forked from
-        self.block_ns = 0  # how long a call may wait for room; 0: not at all
+        self.block_ns = 0  # how long calls wait for room while nothing moves; 0: not at all
+        self.moved_ns = 0  # dispatcher; when it last had a turn, or a sink it waits for took something
         self.rate = 1.0  # share of traces that is recorded; below 0: no call at all, with a `wake_at` of 0
         self.lost_calls = self.lost_events = 0
         self.skipped_calls = self.suppressed_calls = self.failures = 0
@@ -183,7 +186,15 @@ class Recorder:
         self.current: contextvars.ContextVar[Current | None] = contextvars.ContextVar("flowtrace", default=None)
         self.targets: list[Target] = []
         self.limits: list[Limit] = []
+        self.forked: Callable[[], object] = self.reset  # makes a child its own that was forked past Python's hooks
+        self._here = _wiped_on_fork()
+        self.stuck_since = -1  # the `moved_ns` after which nothing moved for too long
         self._local = _thread._local()
+
+    @property
+    def is_here(self) -> bool:
+        """False in a child that was forked past Python's hooks, until its first call."""
+        return bool(self._here[0])
 
     def thread(self) -> Thread:
         """The calling thread's state, made at its first call."""
@@ -205,6 +216,7 @@ class Recorder:
 
     def reset(self) -> None:
         """Start anew in a forked child: what is queued and what is under way belongs to the parent."""
+        self._here[0] = 1
         self.queue.clear()
         state = self.state
         state.drained_bytes = state.queued_bytes
@@ -224,11 +236,14 @@ class Recorder:
         encode_result = target.encoder.result if target.result else _no_result
         encode_exception = target.encoder.exception
         failed, wait_for_room, begin, rate = self._failed, self._wait_for_room, self._begin, target.rate
+        here = self._here
 
         def enter(values: dict[str, object]) -> Flow | None:
             flow: Flow | None = None
             me = None
             try:
+                if not here[0]:  # 10 ns; os.getpid takes 180
+                    self.forked()
                 try:
                     me = local.me
                 except AttributeError:
@@ -388,13 +403,20 @@ class Recorder:
         return entry if entry.is_sampled else None
 
     def _wait_for_room(self) -> bool:
-        """Under ``overflow: block``: sleep until there is room or the time is over. The guard is on all the while."""
+        """Under ``overflow: block``: sleep until there is room, as long as the sinks take something now and then.
+
+        The guard is on all the while. Where nothing has moved for too long, only the first to find out has waited.
+        """
         state, queue = self.state, self.queue
-        deadline = self.clock() + state.block_ns
-        while state.block_ns and self.clock() < deadline:
+        while state.block_ns and self.stuck_since != state.moved_ns and state.max_events >= 0 and state.rate >= 0:
             if len(queue) < state.max_events and state.queued_bytes - state.drained_bytes < state.max_bytes:
                 return True
-            state.wake()
+            if self.clock() - state.moved_ns >= state.block_ns:
+                self.stuck_since = state.moved_ns
+                break
+            if not state.woken:
+                state.woken = True
+                state.wake()
             _sleep(0.001)
         return False
 
@@ -409,6 +431,17 @@ class Recorder:
 
 
 _sleep = time.sleep
+
+
+def _wiped_on_fork() -> bytearray | mmap.mmap:
+    """A one that is zero in a child, where the system can do that: Linux from 4.14 on, madvise(2)."""
+    if sys.platform == "linux":
+        with contextlib.suppress(OSError):
+            page = mmap.mmap(-1, mmap.PAGESIZE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+            page.madvise(MADV_WIPEONFORK)
+            page[0] = 1
+            return page
+    return bytearray(b"\1")
 
 
 def _no_arguments(_: dict[str, object]) -> bytes:

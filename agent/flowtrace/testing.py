@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import _thread
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import orjson
@@ -96,4 +97,9 @@ def make_context(
         directory=os.path.abspath(directory),
         warn=warned.append,
         lost=lambda reason, events: lost.append((reason, events)),
+        start_thread=_start_thread,
     )
+
+
+def _start_thread(function: Callable[[], None]) -> None:
+    _thread.start_new_thread(function, ())

@@ -79,7 +79,9 @@ configs = st.builds(
         overflow=st.sampled_from(["drop", "block"]),
         block_timeout=durations("1ms", "1h"),
     ),
-    flush=st.builds(Flush, interval=durations("1ms", "1h"), shutdown_timeout=durations("0", "1h")),
+    flush=st.builds(
+        Flush, interval=durations("1ms", "1h"), shutdown_timeout=durations("0", "1h"), hard_exits=st.booleans()
+    ),
     sinks=st.lists(st.dictionaries(names, plain, max_size=3), max_size=3).map(tuple),
     values=st.sampled_from(["text", "object"]),
 )

@@ -48,9 +48,9 @@ class Lanes:
         self._numbers = itertools.count()
         self._started: list[Lane] = []
 
-    def new_batch(self, lines: list[bytes]) -> Batch:
-        """A batch with the next number."""
-        return Batch(f"run-1-{next(self._numbers)}", lines)
+    def new_id(self) -> str:
+        """An id with the next number."""
+        return f"run-1-{next(self._numbers)}"
 
     def start(self, sink: Sink, **options: Any) -> Lane:
         """A running lane; its bound is ample unless given."""
@@ -58,7 +58,7 @@ class Lanes:
             "toy",
             sink,
             max_bytes=options.pop("max_bytes", 1 << 20),
-            new_batch=self.new_batch,
+            new_id=self.new_id,
             warn=self.warnings.append,
             on_thread=lambda: None,
             **options,
@@ -69,8 +69,8 @@ class Lanes:
 
     def chunk(self, *records: Record) -> Chunk:
         """These records with lines that say which they are, of `LINE_BYTES` each."""
-        lines = [(b'{"seq":%d}' % record[2]).ljust(LINE_BYTES) for record in records]
-        return Chunk(self.new_batch(lines), list(records), LINE_BYTES * len(lines))
+        lines = [(b'{"seq":%d}' % record[2]).ljust(LINE_BYTES - 1) for record in records]
+        return Chunk(Batch(self.new_id(), lines), list(records), sum(record[0] == ENTER for record in records))
 
     def end(self) -> None:
         """Finish all lanes."""

@@ -20,6 +20,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from flowtrace import recorder as recorder_module
 from flowtrace.events import ENTER, EXIT
 from flowtrace.recorder import RECORD_BYTES, SKIPPED, Entry, Functions, Recorder, Target
 from flowtrace.tracecontext import Remote
@@ -208,24 +209,78 @@ def test_waiting_for_room_ends_when_there_is_some() -> None:
     """Under ``overflow: block`` a call waits, and goes on when records were taken."""
     engine = Engine()
     state, queue = engine.recorder.state, engine.recorder.queue
-    state.max_events, state.block_ns = 2, 10**10
-    state.wake = queue.clear
+    state.max_events, state.block_ns, state.moved_ns = 2, 10**10, engine.recorder.clock()
     module = engine.load("def f(): pass\n")
 
+    def turn() -> None:
+        queue.clear()
+        state.woken = False
+
+    state.wake = turn
     for _ in range(5):
         module.f()
 
     assert state.lost_calls == 0
 
 
-def test_waiting_for_room_ends_in_time() -> None:
-    """When no room is made, the call is lost after the time, and the program goes on."""
-    engine = Engine()
-    engine.recorder.state.max_events, engine.recorder.state.block_ns = 2, 20_000_000
+def test_nothing_that_moves_ends_the_waiting_for_room() -> None:
+    """Where no sink takes anything for the time, the call is lost, and those after it wait no more, until one does."""
+    now, naps = [0], list[float]()
+    engine = Engine(clock=lambda: now[0])
+    state = engine.recorder.state
+    state.max_events, state.block_ns = 2, 20_000_000
     module = engine.load("def f(): return 1\n")
 
-    assert [module.f(), module.f()] == [1, 1]
-    assert engine.recorder.state.lost_calls == 1
+    def sleep(seconds: float) -> None:
+        naps.append(seconds)
+        now[0] += round(seconds * 1e9)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(recorder_module, "_sleep", sleep)
+        assert [module.f() for _ in range(4)] == [1] * 4
+        assert (state.lost_calls, sum(naps)) == (3, pytest.approx(0.02))
+        state.moved_ns = now[0]
+        module.f()
+
+    assert (state.lost_calls, sum(naps)) == (4, pytest.approx(0.04))
+
+
+def test_slow_sink_is_waited_for_as_long_as_it_takes() -> None:
+    """What moves now and then is not stuck, however long room takes to come."""
+    now = [0]
+    engine = Engine(clock=lambda: now[0])
+    state, queue = engine.recorder.state, engine.recorder.queue
+    state.max_events, state.block_ns = 2, 20_000_000
+    module = engine.load("def f(): return 1\n")
+
+    def sleep(seconds: float) -> None:
+        now[0] += round(seconds * 1e9)
+        state.moved_ns = now[0] // 10**7 * 10**7
+        if now[0] > 10**9:
+            queue.clear()
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(recorder_module, "_sleep", sleep)
+        module.f()
+        module.f()
+
+    assert (state.lost_calls, len(queue)) == (0, 2)
+
+
+@pytest.mark.parametrize("change", [{"max_events": -1}, {"rate": -1.0}], ids=["stopped", "off"])
+def test_what_waits_for_room_is_let_go_when_tracing_ends(change: dict[str, Any]) -> None:
+    """The end of the process, and `off`, hold nobody up."""
+    engine = Engine()
+    state = engine.recorder.state
+    state.max_events, state.block_ns, state.moved_ns = 2, 10**12, engine.recorder.clock()
+    module = engine.load("def f(): return 1\n")
+    module.f()
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(recorder_module, "_sleep", lambda _: [setattr(state, *item) for item in change.items()])
+        assert module.f() == 1
+
+    assert state.lost_calls == 1
 
 
 @pytest.mark.parametrize("rate", [0.0, 0.3, 1.0])
