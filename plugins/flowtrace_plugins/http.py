@@ -1,11 +1,15 @@
 """The http sink: posts batches to a server as newline-delimited JSON.
 
-Without a spool, a try that fails is the lane's to repeat. With one, ``write`` returns once the batch is delivered or
-on disk; what is on disk is delivered before anything newer, with the same ids, so the server can drop what it has.
+What goes over the network is done by a courier, a thread that nobody has to wait for. Without a spool, a try that fails
+is the lane's to repeat. With one, ``write`` returns once the batch is delivered or on disk; what is on disk the courier
+delivers before anything newer, with the same ids, so the server can drop what it has: docs/delivery.md.
 """
 
 from __future__ import annotations
 
+import _thread
+import collections
+import math
 import os
 import random
 import time
@@ -16,12 +20,18 @@ from flowtrace.config import Size
 from flowtrace.errors import SinkError
 from flowtrace.events import Batch
 from flowtrace.hooks import Batching, SinkContext
+from flowtrace_plugins.courier import Courier, Errand
 from flowtrace_plugins.file import FileSink
 from flowtrace_plugins.options import FileOptions, HttpOptions, Rotate
-from flowtrace_plugins.receiver import Receiver, Refused, ServerFailed
-from flowtrace_plugins.spool import DiskSpool
+from flowtrace_plugins.parcel import Parcel
+from flowtrace_plugins.receiver import Receiver, Refused, ServerFailed, no_answer
+from flowtrace_plugins.spool import DiskSpool, Entry
 
-_DRAIN_S = 1.0  # then what waits in memory gets its turn to be put on disk
+_LAST_TRY_S = 0.15  # for what is under way when the process ends, and there is a spool for it
+_PATIENCE_S = 0.5  # then a request under way gets its place in the spool, and what comes after it too
+_GRACE_S = 0.1  # for a request to notice by itself that its time is over
+_SIBLING_S = 0.5  # until the next look at whether another process still delivers
+_INLINE_S = 0.5  # of delivering from the spool where there is no thread for it
 _BACKOFF_BASE_S, _BACKOFF_CAP_S = 0.5, 30.0
 _POISON_TRIES = 10  # a batch that the server fails at this often is the cause, and holds up all behind it
 _DEAD_LETTERS = Rotate(max_size=Size("16MiB"), keep=1)
@@ -33,11 +43,21 @@ class HttpSink:
     def __init__(self, options: HttpOptions, context: SinkContext) -> None:
         self.batching = Batching(max_bytes=options.batch.max_size, max_wait_s=options.batch.max_wait.seconds)
         self._options, self._context = options, context
+        self._timeout_s = options.timeout.seconds
         self._receiver: Receiver | None = None
-        self._spool = DiskSpool(options.spool, context) if options.spool else None
+        self._spool = DiskSpool(options.spool, context, self._lose) if options.spool else None
         self._dead_letters = _dead_letters(self._spool, context)
-        self._parts = _Parts(Batch("", []))
+        self._courier = Courier(context.start_thread)
+        self._request: Errand[int] | None = None  # for the batch that is being written
+        self._parts = _Parts(Parcel.of(Batch("", [])))
         self._failures, self._not_before = 0, 0.0
+        self._losses: collections.deque[tuple[str, int]] = collections.deque()  # to be told on the lane's thread
+        self._own_ids = f"{context.run}-{context.pid}-"
+        self._ended_at, self._deadline = math.inf, math.inf
+        self._ending = _thread.allocate_lock()
+        self._ending.acquire()
+
+    # -- the lane's thread ---------------------------------------------------------------------------------------
 
     def open(self) -> None:
         """Prepare the connection and the spool; a spool that cannot be used is done without.
@@ -52,6 +72,8 @@ class HttpSink:
         except (SinkError, OSError) as error:
             self._context.warn(f"going on without the spool: {error}")
             self._spool = None
+        self._courier.start()
+        self._deliver_what_waits()
 
     def write(self, batch: Batch) -> None:
         """Deliver a batch, or put it into the spool.
@@ -59,84 +81,190 @@ class HttpSink:
         Raises:
             SinkError: neither was possible now, or (``retry=False``) the server refused all of it.
         """
-        if self._spool and not (self._may_try() and self._spool.is_empty()):
-            self._spool.put(batch)
-            self._drain(time.monotonic() + _DRAIN_S)
-            return
+        parcel = Parcel.of(batch)
         try:
-            lost = self._send(batch, self._options.timeout.seconds)
-        except SinkError as error:
-            if not self._spool:
-                raise
-            self._back_off(error)
-            self._spool.put(batch)
-            return
-        if lost and lost == len(batch):
-            raise SinkError(self._parts.problem, retry=False)
-        self._count(lost)
+            if self._spool is None:
+                self._post(parcel)
+            else:
+                self._post_or_put(parcel, self._spool)
+                self._deliver_what_waits()
+        finally:
+            self._tell_losses()
 
     def flush(self) -> None:
-        """Try again to deliver what is in the spool, if it is time."""
-        if self._spool and self._may_try() and not self._spool.is_empty():
-            self._drain(time.monotonic() + _DRAIN_S)
+        """Look for what is in the spool; another process may have left it there."""
+        self._deliver_what_waits()
+        self._tell_losses()
+
+    def ending(self, deadline: float) -> None:
+        """The process begins to end, by ``deadline``; called on another thread.
+
+        With a spool, what is under way has ``_LAST_TRY_S`` more, and what is not delivered then the next run delivers.
+        """
+        if self._ended_at == math.inf:
+            self._deadline, self._ended_at = deadline, time.monotonic()
+            self._ending.release()
+            if request := self._request:
+                request.look()
 
     def close(self, deadline: float) -> None:
-        """Use the time that is left for the spool; what stays in it, the next run delivers."""
-        if self._spool and self._may_try() and not self._spool.is_empty():
-            self._drain(deadline, is_last=True)
-        self._dead_letters.close(deadline)
+        """Release everything; what is in the spool stays there."""
+        self.ending(deadline)
+        if self._courier.wait_free(self._end_by if self._spool else time.monotonic):
+            self._dead_letters.close(deadline)
+        self._courier.stop()
         if self._receiver:
             self._receiver.close()
+        self._tell_losses()
 
-    def _may_try(self) -> bool:
-        return time.monotonic() >= self._not_before
+    def _end_by(self) -> float:
+        """Until when what goes over the network is waited for."""
+        return min(self._deadline, self._ended_at + _LAST_TRY_S) if self._spool else self._deadline
 
-    def _back_off(self, error: SinkError) -> None:
-        self._context.warn(f"events wait on disk: {error}")
-        ceiling = min(_BACKOFF_CAP_S, _BACKOFF_BASE_S * 2.0 ** min(self._failures, 10))
-        delay = random.uniform(0, ceiling) if error.retry_after_s is None else error.retry_after_s
-        self._failures += 1
-        self._not_before = time.monotonic() + delay
+    def _post(self, parcel: Parcel) -> None:
+        """Have a batch delivered, and wait for it, or for the try of it that was given up and is still under way."""
+        request = self._request
+        if request is None or (request.is_done and (request.name != parcel.id or request.has_failed)):
+            request = self._begin(parcel)
+        elif request.name != parcel.id:
+            raise self._late("still busy with the request before")
+        until = time.monotonic() + self._timeout_s + _GRACE_S
+        if not request.wait(lambda: min(until, self._end_by())):
+            raise self._late(no_answer(self._timeout_s))
+        self._account(request, parcel)
 
-    def _drain(self, until: float, *, is_last: bool = False) -> None:
-        """Deliver from the spool, oldest first, until it is empty, the time is over or the server is away again."""
-        assert self._spool
-        if not self._may_try():
+    def _post_or_put(self, parcel: Parcel, spool: DiskSpool) -> None:
+        request = self._request
+        if request is None or request.name != parcel.id or request.has_failed:
+            if not (self._may_try() and self._courier.is_free and spool.is_empty()):
+                self._put(parcel, spool)
+                return
+            request = self._begin(parcel)
+        patience = time.monotonic() + _PATIENCE_S
+        if not request.wait(lambda: min(patience, self._end_by())) and self._leave_to_courier(request, parcel, spool):
             return
+        until = time.monotonic() + self._timeout_s
+        request.wait(lambda: min(until, self._end_by()))
         try:
-            with self._spool.lease() as held:
-                for entry in self._spool.entries() if held else []:
-                    left = until - time.monotonic()
-                    if left <= 0:
-                        return
-                    timeout_s = self._options.timeout.seconds
-                    if batch := self._spool.read(entry):
-                        self._count(self._send(batch, min(left, timeout_s) if is_last else timeout_s))
-                        self._spool.remove(entry)
+            if not request.is_done:
+                raise self._late(no_answer(self._timeout_s))
+            self._account(request, parcel)
         except SinkError as error:
+            if not error.retry:
+                raise
             self._back_off(error)
-        except OSError as error:
-            self._context.warn(f"cannot read the spool {self._spool.directory}: {error.strerror}")
+            self._put(parcel, spool)
 
-    def _send(self, batch: Batch, timeout_s: float) -> int:
+    def _leave_to_courier(self, request: Errand[int], parcel: Parcel, spool: DiskSpool) -> bool:
+        """Put a batch whose request is under way into the spool, with the lease until the request is done.
+
+        Returns:
+            False where another process has the lease: it might deliver the batch a second time.
+        """
+        try:
+            lease = spool.lease()
+        except (OSError, SinkError):
+            return False
+        if lease is None:
+            return False
+        try:
+            entry = self._put(parcel, spool)
+        except BaseException:
+            lease.release()
+            raise
+
+        def settle() -> None:
+            try:
+                self._count(parcel, request.result())
+                spool.remove(entry)
+            except Exception as error:  # noqa: BLE001  # what it is, the next try will show
+                self._back_off(error)
+            finally:
+                lease.release()
+
+        self._request = None
+        request.when_done(settle)
+        return True
+
+    def _begin(self, parcel: Parcel) -> Errand[int]:
+        self._request = self._courier.send(lambda: self._send(parcel), name=parcel.id)
+        return self._request
+
+    def _account(self, request: Errand[int], parcel: Parcel) -> None:
+        self._request = None
+        lost = request.result()
+        if lost and lost == parcel.events:
+            raise SinkError(self._parts.problem, retry=False)
+        self._count(parcel, lost)
+
+    def _put(self, parcel: Parcel, spool: DiskSpool) -> Entry:
+        return spool.put(parcel, durably=self._ended_at == math.inf)
+
+    def _deliver_what_waits(self) -> None:
+        """Have the courier deliver from the spool, if there is something and he is free."""
+        spool = self._spool
+        if spool is None or not self._courier.is_free or self._is_over() or spool.is_empty():
+            return
+        if self._courier.has_thread:
+            self._courier.send(lambda: self._drain(spool))
+        elif self._may_try():
+            until = time.monotonic() + _INLINE_S
+            self._courier.send(lambda: self._drain_once(spool, until))
+
+    def _tell_losses(self) -> None:
+        while self._losses:
+            self._context.lost(*self._losses.popleft())
+
+    # -- the courier's thread ------------------------------------------------------------------------------------
+
+    def _drain(self, spool: DiskSpool) -> None:
+        """Deliver from the spool until it is empty, with pauses while the server is away."""
+        while not self._is_over() and not spool.is_empty():
+            if not self._may_try():
+                self._pause(self._not_before - time.monotonic())
+            elif not self._drain_once(spool, math.inf):
+                self._pause(_SIBLING_S)
+
+    def _drain_once(self, spool: DiskSpool, until: float) -> bool:
+        """Deliver from the spool what is there now, oldest first; says whether any of it was."""
+        has_delivered = False
+        try:
+            lease = spool.lease()
+            if lease is None:
+                return False
+            try:
+                for entry in spool.entries():
+                    if self._is_over() or time.monotonic() >= until or not lease.is_held:
+                        break
+                    if parcel := spool.take(entry):
+                        self._count(parcel, self._send(parcel))
+                        spool.remove(entry)
+                        has_delivered = True
+            finally:
+                lease.release()
+        except Exception as error:  # noqa: BLE001  # it stays on disk, and the thread is needed
+            self._back_off(error)
+        return has_delivered
+
+    def _send(self, parcel: Parcel) -> int:
         """Hand a batch to the server, in halves of halves where it is too large; goes on where a try broke off.
 
         Returns:
             How many of its events the server refused or rejected.
         """
         assert self._receiver, "write before open"
-        if self._parts.id != batch.id or not self._parts.left:
-            self._parts = _Parts(batch)
+        if self._parts.id != parcel.id or not self._parts.left:
+            self._parts = _Parts(parcel)
         parts = self._parts
         while parts.left:
             part = parts.left[-1]
             try:
-                parts.lost += self._receiver.post(part, timeout_s=timeout_s)
+                parts.lost += self._receiver.post(part, timeout_s=self._timeout_s)
                 parts.left.pop()
             except Refused as refused:
                 parts.left.pop()
-                if refused.too_large and len(part) > 1:
-                    parts.left += _halves(part)
+                if refused.too_large and part.events > 1:
+                    parts.left += reversed(part.halves())
                 else:
                     self._set_aside(part, str(refused))
             except ServerFailed as failed:
@@ -148,37 +276,61 @@ class HttpSink:
         self._failures = 0
         return parts.lost
 
-    def _set_aside(self, part: Batch, problem: str) -> None:
+    def _set_aside(self, part: Parcel, problem: str) -> None:
         """Keep what the server refused in a file, for a person to look at, and count it."""
-        self._parts.lost += len(part)
+        self._parts.lost += part.events
         self._parts.problem = problem
         try:
             self._dead_letters.open()
-            self._dead_letters.write(part)
+            self._dead_letters.write(part.batch)
             self._context.warn(f"{problem}; what it refuses is kept in {self._dead_letters.path}")
         except SinkError as error:
             self._context.warn(f"{problem}; what it refuses is lost: {error}")
 
-    def _count(self, lost: int) -> None:
-        if lost:
-            self._context.lost("refused by the server", lost)
+    # -- both ----------------------------------------------------------------------------------------------------
+
+    def _is_over(self) -> bool:
+        return time.monotonic() >= self._end_by()
+
+    def _may_try(self) -> bool:
+        return self._not_before <= time.monotonic() and not self._is_over()
+
+    def _pause(self, pause_s: float) -> None:
+        if self._ending.acquire(timeout=max(0.0, pause_s)):
+            self._ending.release()
+
+    def _late(self, reason: str) -> SinkError:
+        assert self._receiver, "write before open"
+        return self._receiver.unreached(reason)
+
+    def _back_off(self, error: Exception) -> None:
+        self._context.warn(f"events wait on disk: {error}")
+        ceiling = min(_BACKOFF_CAP_S, _BACKOFF_BASE_S * 2.0 ** min(self._failures, 10))
+        asked_s = error.retry_after_s if isinstance(error, SinkError) else None
+        delay = random.uniform(0, ceiling) if asked_s is None else asked_s
+        self._failures += 1
+        self._not_before = time.monotonic() + delay
+
+    def _count(self, parcel: Parcel, lost: int) -> None:
+        self._lose(parcel.id, "refused by the server", lost)
+
+    def _lose(self, id: str, reason: str, events: int) -> None:
+        """Count events as lost if they are this process's; those of others were in their totals, not in ours."""
+        if events and id.startswith(self._own_ids):
+            self._losses.append((reason, events))
+        elif events:
+            self._context.warn(f"{reason}: {events} events of an earlier process or of another one, batch {id}")
 
 
 class _Parts:
     """How far a batch is delivered."""
 
-    def __init__(self, batch: Batch) -> None:
-        self.id = batch.id
-        self.left = [batch] if batch.lines else []  # the next one last
+    def __init__(self, parcel: Parcel) -> None:
+        self.id = parcel.id
+        self.left = [parcel] if parcel.events else []  # the next one last
         self.lost = 0
         self.failures = 0
         self.problem = "the server rejected all events"
-
-
-def _halves(batch: Batch) -> list[Batch]:
-    """Both halves under ids of their own, which are the same each time; the first one last."""
-    middle = len(batch) // 2
-    return [Batch(f"{batch.id}.1", batch.lines[middle:]), Batch(f"{batch.id}.0", batch.lines[:middle])]
 
 
 def _dead_letters(spool: DiskSpool | None, context: SinkContext) -> FileSink:

@@ -1,14 +1,14 @@
 """The server at the other end of the http sink: one try to hand it a body, within one deadline.
 
-urllib3's timeouts are per read: a server that sends a byte now and then could hold a try for ever. Here every read of
-the answer gets what is left of the time for the whole try.
+urllib3's timeouts are per step: a server that sends a byte now and then could hold a try for ever. Here each step,
+and each read of the answer, gets what is left of the time for the whole try. What that cannot bound, the look-up of
+names and the attempts to connect to several addresses, nobody waits for: see `courier`.
 """
 
 from __future__ import annotations
 
 import contextvars
-import email.utils
-import gzip
+import http
 import http.client
 import importlib.metadata
 import io
@@ -25,14 +25,13 @@ from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 
 from flowtrace.errors import SinkError
-from flowtrace.events import Batch
 from flowtrace_plugins.endpoint import Endpoint
 from flowtrace_plugins.literal import clip, escaped
 from flowtrace_plugins.options import HttpOptions
+from flowtrace_plugins.parcel import Parcel
 
 MAX_ANSWER_BYTES = 64 * 1024
 MAX_RETRY_AFTER_S = 300.0
-_GZIP_LEVEL = 5  # a tenth of the size; higher levels take twice the time for 3 %
 _TOO_LARGE = 413
 _AWAY = {408, 429, 502, 503, 504}  # the server or what stands before it has no time now, for any body
 
@@ -67,7 +66,7 @@ class Receiver:
         except urllib3.exceptions.HTTPError as error:
             raise SinkError(f"cannot use the proxy of the environment: {error}", retry=False) from error
 
-    def post(self, batch: Batch, *, timeout_s: float) -> int:
+    def post(self, parcel: Parcel, *, timeout_s: float) -> int:
         """Try once to hand over a batch.
 
         Returns:
@@ -79,22 +78,26 @@ class Receiver:
         """
         token = _until.set(time.monotonic() + timeout_s)
         try:
-            return self._try(batch, timeout_s)
+            return self._try(parcel, timeout_s)
         except (urllib3.exceptions.HTTPError, http.client.HTTPException, OSError) as error:
-            raise SinkError(f"cannot reach {self._endpoint.shown}: {_reason(error, timeout_s)}") from error
+            raise self.unreached(_reason(error, timeout_s)) from error
         finally:
             _until.reset(token)
+
+    def unreached(self, reason: str) -> SinkError:
+        """The error of a try without an answer."""
+        return SinkError(f"cannot reach {self._endpoint.shown}: {reason}")
 
     def close(self) -> None:
         """Close the connections."""
         self._manager.clear()
 
-    def _try(self, batch: Batch, timeout_s: float) -> int:
+    def _try(self, parcel: Parcel, timeout_s: float) -> int:
         response = self._manager.urlopen(
             "POST",
             self._endpoint.url,
-            body=gzip.compress(batch.body, _GZIP_LEVEL, mtime=0) if self._compressed else batch.body,
-            headers={**self._headers, "Flowtrace-Batch": batch.id},
+            body=parcel.packed if self._compressed else parcel.batch.body,
+            headers={**self._headers, "Flowtrace-Batch": parcel.id},
             timeout=urllib3.Timeout(connect=timeout_s, read=timeout_s),
             retries=False,
             redirect=False,
@@ -103,13 +106,13 @@ class Receiver:
         )
         answer = _read(response)
         if 200 <= response.status < 300:
-            return _rejected(answer, of=len(batch))
+            return _rejected(answer, of=parcel.events)
         reason = clip(escaped(response.reason or ""), 40)
         problem = f"{self._endpoint.shown} answered {response.status} {reason}".rstrip()
         wait_s = retry_after_s(response.headers.get("Retry-After"))
         if response.status in _AWAY:
             raise SinkError(problem, retry_after_s=wait_s)
-        if response.status >= 500:
+        if response.status >= 500 or response.status < 200:
             raise ServerFailed(problem, retry_after_s=wait_s)
         raise Refused(problem, too_large=response.status == _TOO_LARGE)
 
@@ -176,14 +179,10 @@ def retry_after_s(value: str | None) -> float | None:
     if value is None:
         return None
     try:
-        seconds = float(value) if value.strip().isdecimal() else _seconds_until(value)
-    except (ValueError, TypeError, OverflowError):
+        seconds = urllib3.Retry().parse_retry_after(value)
+    except (urllib3.exceptions.InvalidHeader, ValueError, TypeError, OverflowError):
         return None
     return min(max(seconds, 0.0), MAX_RETRY_AFTER_S)
-
-
-def _seconds_until(date: str) -> float:
-    return email.utils.parsedate_to_datetime(date).timestamp() - time.time()
 
 
 def _reason(error: BaseException, timeout_s: float) -> str:
@@ -195,7 +194,24 @@ def _reason(error: BaseException, timeout_s: float) -> str:
         if isinstance(cause, OSError) and cause.strerror:
             return cause.strerror
     timed_out = any(isinstance(cause, TimeoutError | urllib3.exceptions.TimeoutError) for cause in causes)
-    return f"no answer within {timeout_s:.3g} s" if timed_out else type(error).__name__
+    return no_answer(timeout_s) if timed_out else type(error).__name__
+
+
+def no_answer(timeout_s: float) -> str:
+    """What is said where the time was over."""
+    return f"no answer within {timeout_s:.3g} s"
+
+
+def _left_s() -> float:
+    """What is left of the time for this try.
+
+    Raises:
+        TimeoutError: nothing.
+    """
+    left = (_until.get() or 0.0) - time.monotonic()
+    if left <= 0:
+        raise TimeoutError("the time for the try is over")
+    return left
 
 
 class _Deadlined(io.RawIOBase):
@@ -208,10 +224,7 @@ class _Deadlined(io.RawIOBase):
         return True
 
     def readinto(self, buffer: Any) -> int | None:
-        left = (_until.get() or 0.0) - time.monotonic()
-        if left <= 0:
-            raise TimeoutError("the time for the answer is over")
-        self._sock.settimeout(left)
+        self._sock.settimeout(_left_s())
         return self._raw.readinto(buffer)
 
     def close(self) -> None:
@@ -224,17 +237,34 @@ class _Response(http.client.HTTPResponse):
         super().__init__(sock, *args, **kwargs)
         self.fp = io.BufferedReader(_Deadlined(self.fp.detach(), sock))
 
+    def _read_status(self) -> tuple[str, int, str]:
+        """The status line; http.client passes over 100, and would take 103 for the answer (RFC 9110, section 15.2)."""
+        version, status, reason = super()._read_status()  # type: ignore[misc]
+        is_interim = 100 <= status < 200 and status != http.HTTPStatus.SWITCHING_PROTOCOLS
+        return version, http.HTTPStatus.CONTINUE if is_interim else status, reason
 
-class _Connection(HTTPConnection):
+
+class _Timed(HTTPConnection):
+    """A connection whose steps end when the try does."""
+
     response_class = _Response
 
+    def connect(self) -> None:
+        super().connect()
+        self.sock.settimeout(_left_s())
 
-class _SecureConnection(HTTPSConnection):
-    response_class = _Response
+    def send(self, data: Any) -> None:
+        if self.sock is not None:  # what was left of an earlier try's time is still set on it
+            self.sock.settimeout(_left_s())
+        super().send(data)
+
+
+class _SecureConnection(_Timed, HTTPSConnection):
+    pass
 
 
 class _Pool(HTTPConnectionPool):
-    ConnectionCls = _Connection
+    ConnectionCls = _Timed
 
 
 class _SecurePool(HTTPSConnectionPool):

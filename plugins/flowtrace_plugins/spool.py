@@ -2,34 +2,46 @@
 
 A file's name is ``<time in ns>-<events>-<batch id>.ndjson.gz``, so the order of names is the order of time, and
 ``zcat`` shows what waits. A file appears under its name complete or not at all. Several processes may share the
-directory; one at a time drains it.
+directory; the one that has the lease delivers from it.
+
+Two threads of a process use it at a time: one puts batches in while another takes them out.
 """
 
 from __future__ import annotations
 
+import _thread
+import collections
 import contextlib
-import gzip
+import errno
 import os
 import re
 import stat
 import sys
 import time
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable
 from typing import NamedTuple
 from urllib.parse import quote, unquote
 
 from flowtrace.errors import SinkError
-from flowtrace.events import Batch
 from flowtrace.hooks import SinkContext
 from flowtrace_plugins.options import Spool
-from flowtrace_plugins.private import exclusive, make_private_directory, open_private
+from flowtrace_plugins.parcel import Parcel
+from flowtrace_plugins.private import (
+    PrivateFile,
+    identity,
+    make_private_directory,
+    sync_directory,
+)
 
 _NAME = re.compile(r"(\d{20})-(\d+)-(.+)\.ndjson\.gz")
+_PUT_ASIDE = re.compile(rf"{_NAME.pattern}\.corrupt")
 _TEMPORARY = re.compile(rf"{_NAME.pattern}\.\d+\.tmp")
-_GZIP_LEVEL = 5
 _RECOUNT_S = 30.0  # other processes add to the directory as well
 _ABANDONED_S = 3600.0  # a temporary file as old as this is left from a crash
+_PASSING = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EINTR, errno.EAGAIN}  # say nothing of the file
+_READ_BYTES = 1024 * 1024
+_CANDIDATES = 1_000  # to make room next, remembered from one listing of the directory
 
 
 class Entry(NamedTuple):
@@ -41,15 +53,66 @@ class Entry(NamedTuple):
     path: str
 
 
-class DiskSpool:
-    """Batches in a directory, the oldest first, bounded in bytes and in age."""
+class Lease:
+    """The lock that a file stands for; processes that die lose it, and those that fork keep it to themselves.
 
-    def __init__(self, options: Spool, context: SinkContext) -> None:
+    The file is never removed: two processes could hold the lock then.
+
+    Raises:
+        OSError: the file cannot be opened.
+        SinkError: there is something else at the path.
+    """
+
+    def __init__(self, path: str) -> None:
+        self.file = PrivateFile(path, os.O_RDWR)
+        _leases.add(self)
+        self._lock = contextlib.ExitStack()
+        self._is_locked = self._lock.enter_context(self.file.locked())
+
+    @property
+    def is_held(self) -> bool:
+        """False where another has it, and from when the program closes the file, which it does not know."""
+        return self._is_locked and self.file.status() is not None
+
+    def release(self) -> None:
+        """Let others have it."""
+        self._lock.close()
+        _leases.discard(self)
+        self.file.close()
+
+
+_leases: set[Lease] = set()
+
+
+def _forget_the_parents() -> None:
+    """In a forked child: its copy of a descriptor would keep the lock when the parent is gone."""
+    while _leases:
+        file = _leases.pop().file
+        with contextlib.suppress(OSError):
+            if identity(os.fstat(file.fd)) == file.identity:
+                os.close(file.fd)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_the_parents)
+
+
+class DiskSpool:
+    """Batches in a directory, the oldest first, bounded in bytes and in age.
+
+    Args:
+        lost: Told of each batch that is dropped, as ``lost(batch id, reason, events)``, on either thread.
+    """
+
+    def __init__(self, options: Spool, context: SinkContext, lost: Callable[[str, str, int], None]) -> None:
         self.directory = os.path.join(context.directory, os.path.expanduser(options.dir))
         self._max_bytes, self._max_age_ns = int(options.max_size), int(options.max_age)
-        self._context = context
+        self._context, self._lost = context, lost
+        self._lock = _thread.allocate_lock()  # what is listed while a batch is put has it, or none later
         self._last_ns = 0
         self._bytes, self._counted_at = 0, 0.0
+        self._oldest: collections.deque[Entry] = collections.deque()
+        self._under_way = ""
 
     def open(self) -> None:
         """Make the directory.
@@ -66,26 +129,31 @@ class DiskSpool:
             raise SinkError(f"others can write to {self.directory}; chmod 700 it", retry=False)
         self._recount()
 
-    def put(self, batch: Batch) -> None:
-        """Store a batch durably; the oldest make room.
+    def put(self, parcel: Parcel, *, durably: bool = True) -> Entry:
+        """Store a batch; the oldest make room.
+
+        Args:
+            parcel: The batch.
+            durably: False where it need not outlive a loss of power: that of the process it outlives in any case.
 
         Raises:
             SinkError: it cannot be stored, now or (larger than the spool) ever.
         """
-        data = gzip.compress(batch.body, _GZIP_LEVEL, mtime=0)
+        data = parcel.packed
         if len(data) > self._max_bytes:
             raise SinkError("the batch is larger than the spool; raise spool.max_size", retry=False)
-        self._last_ns = max(time.time_ns(), self._last_ns + 1)
-        name = f"{self._last_ns:020}-{len(batch)}-{quote(batch.id, safe='')}.ndjson.gz"
         try:
             self._make_room(len(data))
-            self._store(os.path.join(self.directory, name), data)
+            with self._lock:
+                entry = self._new_entry(parcel)
+                self._store(entry.path, data, durably=durably)
+                self._bytes += len(data)
         except OSError as error:
             raise SinkError(f"cannot write to the spool {self.directory}: {error.strerror}") from error
-        self._bytes += len(data)
+        return entry
 
     def is_empty(self) -> bool:
-        """True where nothing waits."""
+        """True where nothing waits; does not list what does."""
         try:
             with os.scandir(self.directory) as files:
                 return not any(_NAME.fullmatch(file.name) for file in files)
@@ -93,94 +161,150 @@ class DiskSpool:
             return True
 
     def entries(self) -> list[Entry]:
-        """What waits, oldest first; what is too old is dropped on the way."""
-        found = sorted(filter(None, map(self._entry, self._names())))
+        """What waits, oldest first; what is too old is dropped on the way.
+
+        Of two that one process has put while the directory was read, the system may show the later one only: nothing
+        later than what a first look has shown is taken from the second.
+
+        Raises:
+            OSError: the directory cannot be read.
+        """
+        with self._lock:
+            latest = max(self._listed(), default=None)
+            found = sorted(entry for entry in self._listed() if entry <= latest) if latest else []
         expired = time.time_ns() - self._max_age_ns
         for entry in found:
             if entry.time_ns < expired:
                 self._drop(entry, "spool expired")
         return [entry for entry in found if entry.time_ns >= expired]
 
-    def read(self, entry: Entry) -> Batch | None:
-        """The batch of an entry; None where it is gone, or damaged: that file is put aside and its loss counted."""
+    def take(self, entry: Entry) -> Parcel | None:
+        """The batch of an entry, which makes no room for others until it is removed or another one is taken.
+
+        Returns:
+            None where it is gone, or damaged: that file is put aside and its loss counted.
+
+        Raises:
+            SinkError: it cannot be read now.
+        """
+        self._under_way = entry.path
         try:
-            fd = os.open(entry.path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0))
-            with open(fd, "rb") as file:
-                lines = gzip.decompress(file.read()).splitlines()
-            if len(lines) != entry.events:
-                raise EOFError
+            return Parcel.unpacked(entry.id, _content(entry.path), events=entry.events)
         except FileNotFoundError:
             return None
-        except (OSError, EOFError, zlib.error):
-            with contextlib.suppress(OSError):
-                os.replace(entry.path, f"{entry.path}.corrupt")
-                self._context.lost("spool corrupt", entry.events)
-                self._context.warn(f"a damaged file of the spool is put aside: {entry.path}.corrupt")
+        except (SinkError, OSError, EOFError, zlib.error) as error:
+            if isinstance(error, OSError) and error.errno in _PASSING:
+                raise SinkError(f"cannot read the spool {self.directory}: {error.strerror}") from error
+            self._put_aside(entry)
             return None
-        return Batch(entry.id, lines)
 
     def remove(self, entry: Entry) -> bool:
         """Take an entry out; False where it was gone."""
         try:
+            size = os.stat(entry.path).st_size
             os.unlink(entry.path)
         except OSError:
             return False
+        with self._lock:
+            self._bytes -= size
         return True
 
-    @contextlib.contextmanager
-    def lease(self) -> Iterator[bool]:
-        """Hold the right to drain, unless another process does; yields whether it is held."""
-        with exclusive(os.path.join(self.directory, ".lease"), wait=False) as held:
-            yield held
+    def lease(self) -> Lease | None:
+        """The right to deliver what waits, to be released; None where somebody else has it.
 
-    def _store(self, path: str, data: bytes) -> None:
+        Raises:
+            OSError: the directory cannot be used.
+            SinkError: there is something else in the place of the lease.
+        """
+        lease = Lease(os.path.join(self.directory, ".lease"))
+        if lease.is_held:
+            return lease
+        lease.release()
+        return None
+
+    def _new_entry(self, parcel: Parcel) -> Entry:
+        self._last_ns = max(time.time_ns(), self._last_ns + 1)
+        name = f"{self._last_ns:020}-{parcel.events}-{quote(parcel.id, safe='')}.ndjson.gz"
+        return Entry(self._last_ns, parcel.events, parcel.id, os.path.join(self.directory, name))
+
+    def _store(self, path: str, data: bytes, *, durably: bool) -> None:
         temporary = f"{path}.{self._context.pid}.tmp"
-        fd = open_private(temporary, os.O_WRONLY | os.O_TRUNC)
         try:
-            with open(fd, "wb", buffering=0) as file:
-                rest = memoryview(data)
-                while rest:
-                    rest = rest[file.write(rest) :]
-                os.fsync(fd)
+            file = PrivateFile(temporary, os.O_WRONLY | os.O_TRUNC)
+        except FileNotFoundError:  # somebody has cleaned up
+            make_private_directory(self.directory)
+            file = PrivateFile(temporary, os.O_WRONLY | os.O_TRUNC)
+        try:
+            try:
+                file.write_all(data)
+                if durably:
+                    os.fsync(file.fd)
+            finally:
+                file.close()
             os.replace(temporary, path)
+            if durably:
+                sync_directory(self.directory)
         except BaseException:
-            with contextlib.suppress(OSError):
-                os.unlink(temporary)
+            for name in (temporary, path):  # what is not accepted must not be delivered beside what is tried again
+                with contextlib.suppress(OSError):
+                    os.unlink(name)
             raise
 
     def _make_room(self, size: int) -> None:
-        if self._bytes + size <= self._max_bytes and time.monotonic() - self._counted_at < _RECOUNT_S:
-            return
-        entries = self._recount()
-        while entries and self._bytes + size > self._max_bytes:
-            entry = entries.pop(0)
-            self._bytes -= _size(entry.path)
-            self._drop(entry, "spool full")
+        if time.monotonic() - self._counted_at > _RECOUNT_S:
+            self._recount()
+        while self._bytes + size > self._max_bytes:
+            if not self._oldest:
+                self._recount()
+            if not self._oldest:
+                return
+            self._drop(self._oldest.popleft(), "spool full")
 
-    def _recount(self) -> list[Entry]:
+    def _recount(self) -> None:
         entries = self.entries()
-        self._bytes, self._counted_at = sum(_size(entry.path) for entry in entries), time.monotonic()
-        return entries
+        with self._lock:
+            self._bytes, self._counted_at = sum(_size(entry.path) for entry in entries), time.monotonic()
+        self._oldest = collections.deque(entry for entry in entries[:_CANDIDATES] if entry.path != self._under_way)
 
     def _drop(self, entry: Entry, reason: str) -> None:
-        if self.remove(entry):
-            self._context.lost(reason, entry.events)
+        """Remove an entry and say so; one that another process is delivering is counted as lost all the same."""
+        if entry.path != self._under_way and self.remove(entry):
+            self._lost(entry.id, reason, entry.events)
 
-    def _names(self) -> list[str]:
-        names = os.listdir(self.directory)
-        for name in names:
-            if _TEMPORARY.fullmatch(name):
-                self._remove_if_abandoned(os.path.join(self.directory, name))
-        return names
-
-    def _remove_if_abandoned(self, path: str) -> None:
+    def _put_aside(self, entry: Entry) -> None:
         with contextlib.suppress(OSError):
-            if time.time() - os.stat(path).st_mtime > _ABANDONED_S:
-                os.unlink(path)
+            os.replace(entry.path, f"{entry.path}.corrupt")
+            self._lost(entry.id, "spool corrupt", entry.events)
+            self._context.warn(f"a damaged file of the spool is put aside: {entry.path}.corrupt")
+
+    def _listed(self) -> list[Entry]:
+        return [entry for name in os.listdir(self.directory) if (entry := self._entry(name))]
 
     def _entry(self, name: str) -> Entry | None:
-        match = _NAME.fullmatch(name)
-        return match and Entry(int(match[1]), int(match[2]), unquote(match[3]), os.path.join(self.directory, name))
+        if match := _NAME.fullmatch(name):
+            return Entry(int(match[1]), int(match[2]), unquote(match[3]), os.path.join(self.directory, name))
+        if _TEMPORARY.fullmatch(name):
+            self._remove_if_older(name, _ABANDONED_S)
+        elif _PUT_ASIDE.fullmatch(name):
+            self._remove_if_older(name, self._max_age_ns / 1e9)
+        return None
+
+    def _remove_if_older(self, name: str, age_s: float) -> None:
+        path = os.path.join(self.directory, name)
+        with contextlib.suppress(OSError):
+            if time.time() - os.stat(path).st_mtime > age_s:
+                os.unlink(path)
+
+
+def _content(path: str) -> bytes:
+    file = PrivateFile(path, os.O_RDONLY, create=False)
+    try:
+        parts = []
+        while part := os.read(file.fd, _READ_BYTES):
+            parts.append(part)
+        return b"".join(parts)
+    finally:
+        file.close()
 
 
 def _size(path: str) -> int:

@@ -2,23 +2,48 @@
 
 from __future__ import annotations
 
+import concurrent.futures
+import contextlib
+import errno
 import logging
+import os
 import socket
+import ssl
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import orjson
 import pytest
+import trustme
+from harness import wait_until
 
 from flowtrace.config import Duration, decode
 from flowtrace.errors import SinkError
 from flowtrace.testing import make_batch, make_context
 from flowtrace_plugins.http import _POISON_TRIES, HttpSink
 from flowtrace_plugins.options import HttpOptions
+from flowtrace_plugins.parcel import Parcel
 from tests.faults import chaos_server
-from tests.faults.chaos_server import ChaosServer, answer, drip, flood, garbage, hang, limit, reset
+from tests.faults.chaos_server import (
+    ChaosServer,
+    answer,
+    drip,
+    flood,
+    garbage,
+    hang,
+    held,
+    huge_head,
+    interim,
+    limit,
+    reset,
+    reset_after_commit,
+    truncated,
+)
+from tests.faults.syscalls import Calls
 
 
 @pytest.fixture
@@ -31,10 +56,12 @@ def server() -> Iterator[ChaosServer]:
 class Opened:
     """A sink that is open, with what it said and lost."""
 
-    def __init__(self, directory: Path, url: str, **options: Any) -> None:
+    def __init__(self, directory: Path, url: str, *, pid: int = 1, start_thread: Any = None, **options: Any) -> None:
         self.warnings: list[str] = []
         self.losses: list[tuple[str, int]] = []
-        context = make_context(directory=directory, warnings=self.warnings, losses=self.losses)
+        context = make_context(directory=directory, run="r", pid=pid, warnings=self.warnings, losses=self.losses)
+        if start_thread:
+            context = msgspec.structs.replace(context, start_thread=start_thread)
         self.sink = HttpSink(decode({"url": url, "timeout": "2s"} | options, HttpOptions), context)
         self.sink.open()
         self.directory = directory
@@ -152,10 +179,12 @@ def test_refusals(server: ChaosServer, sink: Opened, status: int) -> None:
         ("-5", None),
         ("1000000000", 300.0),
         ("garbage", None),
-        ("٣", 3.0),
+        ("٣", None),
+        ("nan", None),
+        ("9" * 5000, None),
         ("Mon, 01 Jan 2001 00:00:00 GMT", 0.0),
         ("Mon, 01 Jan 2199 00:00:00 GMT", 300.0),
-        ("Mon, 99 Jan 2199 00:00:00 GMT", None),
+        ("Mon, 99 Jan 2199 00:00:00 GMT", 300.0),
     ],
 )
 def test_retry_after(value: str, expected: float | None) -> None:
@@ -242,7 +271,9 @@ def test_strange_answers_of_200_are_deliveries(server: ChaosServer, sink: Opened
         (hang, "no answer within 0.3 s"),
         (drip(b"HTTP/1.1 200 OK\r\nX: "), "no answer within 0.3 s"),
         (reset, ""),
+        (reset_after_commit, ""),
         (garbage, ""),
+        (huge_head, ""),
     ],
 )
 def test_no_answer(server: ChaosServer, tmp_path: Path, step: chaos_server.Step, reason: str) -> None:
@@ -260,6 +291,17 @@ def test_no_answer(server: ChaosServer, tmp_path: Path, step: chaos_server.Step,
     assert str(error).startswith(f"cannot reach {server.url}: {reason}")
     assert took_s < 1.5
     assert [request.batch_id for request in server.requests] == ["r-1-1", "r-1-1"]
+
+
+@pytest.mark.parametrize("step", [interim(100), interim(100, 103, 103), truncated])
+def test_beginning_of_an_answer(server: ChaosServer, sink: Opened, step: chaos_server.Step) -> None:
+    """Answers before the answer are passed over, and one that breaks off after its status is an answer."""  # fault S14
+    server.script += [step]
+
+    sink.write(1, id="r-1-1")
+    sink.write(2, id="r-1-2")
+
+    assert [r.batch_id for r in server.requests] == ["r-1-1", "r-1-2"]
 
 
 @pytest.mark.parametrize("step", [flood, drip(b"HTTP/1.1 200 OK\r\n\r\n", every_s=0.005)])
@@ -327,17 +369,190 @@ def test_log_of_the_program_stays_its_own(server: ChaosServer, sink: Opened, cap
     assert [record.message for record in caplog.records] == ["the program's own"]
 
 
+# -- nothing holds the lane --------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def slow_names(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
+    """Names are looked up only once this is set."""
+    release, look_up = threading.Event(), socket.getaddrinfo
+
+    def getaddrinfo(*args: Any, **options: Any) -> Any:
+        assert release.wait(30)
+        return look_up(*args, **options)
+
+    monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
+    yield release
+    release.set()
+
+
+def test_look_up_of_a_name(server: ChaosServer, tmp_path: Path, slow_names: threading.Event) -> None:
+    """A name server that does not answer costs the lane its timeout, and one thread however often it tries."""
+    # fault S15
+    opened = Opened(tmp_path, server.url, timeout="200ms")
+    before = threads()
+
+    errors = [opened.failure(1, id="r-1-1") for _ in range(3)]
+    other = opened.failure(2, id="r-1-2")
+    after = threads()
+    slow_names.set()
+    wait_until(lambda: server.requests or opened.sink._courier.is_free, "the request is over")
+    wait_until(lambda: opened.sink._courier.is_free, "the courier is free")
+    opened.write(1, id="r-1-1")
+    opened.close()
+
+    assert {str(error) for error in errors} == {f"cannot reach {server.url}: no answer within 0.2 s"}
+    assert str(other) == f"cannot reach {server.url}: still busy with the request before"
+    assert after == before
+    assert [*server.stored] == ["r-1-1"]
+
+
+def test_answer_that_comes_after_all(server: ChaosServer, tmp_path: Path, slow_names: threading.Event) -> None:
+    """A request that was given up and succeeds is the delivery of its batch: it is not sent again."""  # fault S16
+    opened = Opened(tmp_path, server.url, timeout="10s")
+    opened.sink._timeout_s = 0.0  # of the lane's wait, not of the request, which has begun
+    request = opened.sink._begin(Parcel.of(make_batch({"seq": 1}, id="r-1-1")))
+    opened.sink._timeout_s = 10.0
+    slow_names.set()
+    wait_until(lambda: request.is_done, "the request is over")
+
+    opened.write(1, id="r-1-1")
+    opened.close()
+
+    assert [r.batch_id for r in server.requests] == ["r-1-1"]
+
+
+@contextlib.contextmanager
+def black_hole() -> Iterator[int]:
+    """A port that neither accepts nor refuses."""
+    with socket.socket() as listener, contextlib.ExitStack() as waiting:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(0)
+        for _ in range(4):
+            client = waiting.enter_context(socket.socket())
+            client.setblocking(False)
+            client.connect_ex(listener.getsockname())
+        yield listener.getsockname()[1]
+
+
+def test_addresses_that_lead_nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many addresses a name has, the lane waits for one timeout."""  # fault S15
+    with black_hole() as port:
+        address = (socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", port))
+        monkeypatch.setattr(socket, "getaddrinfo", lambda *args, **options: [address] * 50)
+        opened = Opened(tmp_path, f"http://many.example:{port}/", timeout="200ms", headers={})
+        began = time.monotonic()
+        error = opened.failure(1)
+        took_s = time.monotonic() - began
+        opened.close()
+
+    assert "no answer within 0.2 s" in str(error)
+    assert took_s < 5  # 50 timeouts are 10 s
+
+
+def test_server_that_reads_nothing(server: ChaosServer, tmp_path: Path) -> None:
+    """A body that nobody reads costs no more than the timeout."""  # fault S15
+    server.is_deaf = True
+    opened = Opened(tmp_path, server.url, timeout="300ms", compression="none")
+
+    with pytest.raises(SinkError, match=r"no answer within 0\.3 s"):
+        opened.sink.write(make_batch({"noise": "x" * 20_000_000}, id="r-1-1"))
+    opened.close()
+
+    assert server.requests == []
+
+
+def test_handshake_that_never_ends(tmp_path: Path) -> None:
+    """A server that accepts and says nothing, where TLS was expected, costs no more than the timeout."""  # fault S15
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"https://127.0.0.1:{silent.getsockname()[1]}/"
+        opened = Opened(tmp_path, url, timeout="200ms")
+        error = opened.failure(1)
+        opened.close()
+
+    assert str(error) == f"cannot reach {url}: no answer within 0.2 s"
+
+
+def test_certificate_that_nobody_trusts(tmp_path: Path) -> None:
+    """A certificate that does not verify is a failure; nothing is sent to such a server."""  # fault S15, X6
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    trustme.CA().issue_cert("127.0.0.1").configure_cert(context)
+
+    with chaos_server.running(tls=context) as server:
+        opened = Opened(tmp_path, server.url, headers={"Authorization": "Bearer secret"})
+        error = opened.failure(1)
+        opened.close()
+
+    assert error.retry
+    assert "certificate verify failed" in str(error)
+    assert server.requests == []
+
+
+def test_certificate_that_is_trusted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server whose certificate the system trusts gets its batches over TLS, on one connection."""  # fault X6
+    authority, context = trustme.CA(), ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("127.0.0.1").configure_cert(context)
+    authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "ca.pem"))
+
+    with chaos_server.running(tls=context) as server:
+        opened = Opened(tmp_path, server.url)
+        opened.write(1, id="r-1-1")
+        opened.write(2, id="r-1-2")
+        opened.close()
+
+    assert [*server.stored] == ["r-1-1", "r-1-2"]
+
+
+def test_no_thread_can_be_started(server: ChaosServer, tmp_path: Path) -> None:
+    """Without a thread of its own the sink delivers on the lane's, from the spool too."""  # fault T10
+
+    def start_thread(function: Callable[[], None]) -> None:
+        raise RuntimeError("can't start new thread")
+
+    server.script += [answer(503, Retry_After="0")]
+    opened = Opened(tmp_path, server.url, spool={}, start_thread=start_thread)
+
+    opened.write(1, id="r-1-1")
+    opened.write(2, id="r-1-2")
+    opened.close()
+
+    assert delivered(server) == [1, 1, 2]
+    assert waiting(opened) == 0
+
+
+def test_end_without_a_spool(server: ChaosServer, tmp_path: Path) -> None:
+    """When the process ends, a request under way is waited for until the deadline, and not until its timeout."""
+    # fault P9
+    server.always = hang
+    opened = Opened(tmp_path, server.url, timeout="60s")
+    writing = Background(lambda: opened.failure(1))
+    wait_until(lambda: server.requests, "the request is under way")
+
+    opened.sink.ending(time.monotonic() + 0.2)
+    error = writing.result()
+    opened.sink.close(time.monotonic())
+
+    assert error.retry
+    assert "no answer" in str(error)
+
+
 # -- the spool -------------------------------------------------------------------------------------------------------
 
 
-def spooling(directory: Path, server: ChaosServer, **spool: str) -> Opened:
+def spooling(directory: Path, server: ChaosServer, *, pid: int = 1, **options: Any) -> Opened:
     """A sink with a spool."""
-    return Opened(directory, server.url, spool={"dir": ".flowtrace/spool"} | spool)
+    return Opened(directory, server.url, pid=pid, spool={"dir": ".flowtrace/spool"}, **options)
 
 
 def waiting(opened: Opened) -> int:
     """How many batches wait on disk."""
     return len(list((opened.directory / ".flowtrace" / "spool").glob("*.ndjson.gz")))
+
+
+def drained(opened: Opened) -> None:
+    """Wait until nothing waits on disk."""
+    wait_until(lambda: not waiting(opened) and opened.sink._courier.is_free, "the spool is empty")
 
 
 def delivered(server: ChaosServer) -> list[int]:
@@ -348,20 +563,20 @@ def delivered(server: ChaosServer) -> list[int]:
 def test_spool_keeps_what_the_server_missed(server: ChaosServer, tmp_path: Path) -> None:
     """Batches wait on disk while the server is away, and are delivered in order before anything newer."""  # fault S10
     opened = spooling(tmp_path, server)
-    server.script += [answer(503, Retry_After="0"), answer(503, Retry_After="300")]
+    server.stop()
 
-    opened.write(1, id="r-1-1")
-    opened.write(2, id="r-1-2")
-    opened.write(3, id="r-1-3")
+    for number in (1, 2, 3):
+        opened.write(number, id=f"r-1-{number}")
     waited = waiting(opened)
-    opened.sink._not_before = 0.0
+    server.up()
     opened.write(4, id="r-1-4")
+    drained(opened)
+    opened.write(5, id="r-1-5")
     opened.close()
 
     assert waited == 3
-    assert delivered(server)[2:] == [1, 2, 3, 4]
-    assert [r.batch_id for r in server.requests[2:]] == ["r-1-1", "r-1-2", "r-1-3", "r-1-4"]
-    assert waiting(opened) == 0
+    assert delivered(server) == [1, 2, 3, 4, 5]
+    assert [*server.stored] == [f"r-1-{number}" for number in (1, 2, 3, 4, 5)]
 
 
 def test_spool_of_an_earlier_run_is_delivered_first(server: ChaosServer, tmp_path: Path) -> None:
@@ -372,23 +587,38 @@ def test_spool_of_an_earlier_run_is_delivered_first(server: ChaosServer, tmp_pat
     earlier.close()
 
     later = spooling(tmp_path, server)
-    later.write(2, id="new-1-1")
+    later.write(2, id="r-1-1")
+    drained(later)
     later.close()
 
     assert delivered(server) == [1, 1, 2]
 
 
-def test_flush_drains_the_spool(server: ChaosServer, tmp_path: Path) -> None:
+def test_spool_is_drained_without_being_asked(server: ChaosServer, tmp_path: Path) -> None:
     """A quiet program's events do not wait for its next event."""
     opened = spooling(tmp_path, server)
     server.script += [answer(503, Retry_After="0")]
-    opened.write(1)
 
-    opened.sink.flush()
+    opened.write(1)
+    drained(opened)
     opened.close()
 
     assert delivered(server) == [1, 1]
-    assert waiting(opened) == 0
+
+
+def test_what_another_process_left_is_found(server: ChaosServer, tmp_path: Path) -> None:
+    """A process that has nothing to deliver looks now and then for what others could not."""  # fault S20
+    opened = spooling(tmp_path, server)
+    other = spooling(tmp_path, server, pid=2)
+    server.script += [answer(503, Retry_After="300")]
+    other.write(1, id="r-2-1")
+    other.close()
+
+    opened.sink.flush()
+    drained(opened)
+    opened.close()
+
+    assert delivered(server) == [1, 1]
 
 
 def test_back_off_asks_nobody(server: ChaosServer, tmp_path: Path) -> None:
@@ -412,6 +642,7 @@ def test_refused_from_the_spool(server: ChaosServer, tmp_path: Path) -> None:
 
     opened.write(1, id="r-1-1")
     opened.write(2, id="r-1-2")
+    drained(opened)
     opened.close()
 
     assert opened.dead_letters == [1]
@@ -419,23 +650,84 @@ def test_refused_from_the_spool(server: ChaosServer, tmp_path: Path) -> None:
     assert delivered(server) == [1, 1, 2]
 
 
-def test_two_processes_do_not_drain_at_once(server: ChaosServer, tmp_path: Path) -> None:
-    """While one process drains, another only adds."""  # fault S20
-    server.script += [answer(503, Retry_After="0")]
-    one, two = spooling(tmp_path, server), spooling(tmp_path, server)
-    one.write(1, id="one-1-1")
-    assert one.sink._spool
+def test_losses_of_others_are_not_ours(server: ChaosServer, tmp_path: Path) -> None:
+    """What is lost of another process's batches is said, but is not counted: it is not in this process's totals."""
+    server.script += [answer(503, Retry_After="300"), answer(400)]
+    earlier = spooling(tmp_path, server)
+    earlier.write(1, 2, id="old-1-1")
+    earlier.close()
 
-    with one.sink._spool.lease() as held:
-        two.write(2, id="two-1-1")
-        meanwhile = len(server.requests)
+    later = spooling(tmp_path, server)
+    drained(later)
+    later.close()
+
+    assert later.losses == []
+    assert any("refused by the server: 2 events" in warning for warning in later.warnings)
+
+
+def test_two_processes_do_not_drain_at_once(server: ChaosServer, tmp_path: Path) -> None:
+    """While one process drains, another only adds; when it is done, the other goes on."""  # fault S20
+    release = threading.Event()
+    server.script += [answer(503, Retry_After="0"), held(release, answer(200))]
+    one = spooling(tmp_path, server)
+    one.write(1, id="r-1-1")
+    wait_until(lambda: len(server.requests) == 2, "the first one is delivering")
+
+    two = spooling(tmp_path, server, pid=2)
+    two.write(2, id="r-2-1")
     two.sink.flush()
+    meanwhile = len(server.requests), waiting(two)
+    release.set()
+    drained(two)
     one.close()
     two.close()
 
-    assert held
-    assert meanwhile == 1
-    assert delivered(server) == [1, 1, 2]
+    assert meanwhile == (2, 2)
+    assert sorted(server.stored) == ["r-1-1", "r-2-1"]
+    assert server.doubles == []
+
+
+def test_slow_request_does_not_hold_the_lane(server: ChaosServer, tmp_path: Path) -> None:
+    """A request that takes long gets its place on disk; what comes after is behind it, and none of it comes twice."""
+    release = threading.Event()
+    server.script += [held(release, answer(200))]
+    opened = spooling(tmp_path, server, timeout="60s")
+    other = spooling(tmp_path, server, pid=2)
+
+    opened.write(1, id="r-1-1")
+    opened.write(2, id="r-1-2")
+    other.sink.flush()  # may not deliver what is being delivered
+    meanwhile = len(server.requests), waiting(opened)
+    release.set()
+    wait_until(lambda: waiting(opened) == 1, "the first one is delivered")
+    opened.sink.flush()
+    drained(opened)
+    opened.close()
+    other.close()
+
+    assert meanwhile == (1, 2)
+    assert delivered(server) == [1, 2]
+    assert server.doubles == []
+
+
+def test_slow_request_that_fails(server: ChaosServer, tmp_path: Path) -> None:
+    """A request that fails after its batch was put on disk is tried again from there, in its turn."""  # fault S16
+    release = threading.Event()
+    server.script += [held(release, reset_after_commit)]
+    opened = spooling(tmp_path, server, timeout="60s")
+
+    opened.write(1, id="r-1-1")
+    opened.write(2, id="r-1-2")
+    release.set()
+    wait_until(lambda: opened.sink._courier.is_free, "the request has failed")
+    opened.sink._not_before = 0.0
+    opened.sink.flush()
+    drained(opened)
+    opened.close()
+
+    assert [r.batch_id for r in server.requests] == ["r-1-1", "r-1-1", "r-1-2"]
+    assert server.doubles == ["r-1-1"]  # which the id has told the server
+    assert [event["seq"] for event in server.stored_events] == [1, 2]
 
 
 def test_unusable_spool_is_done_without(server: ChaosServer, tmp_path: Path) -> None:
@@ -450,20 +742,93 @@ def test_unusable_spool_is_done_without(server: ChaosServer, tmp_path: Path) -> 
     assert delivered(server) == [1]
 
 
-def test_close_keeps_to_its_deadline(server: ChaosServer, tmp_path: Path) -> None:
-    """A server that went silent does not hold up the end of the program."""  # fault P9
-    server.script += [answer(503, Retry_After="0")]
+def test_end_with_a_request_under_way(server: ChaosServer, tmp_path: Path) -> None:
+    """What is under way when the process ends goes to the disk, and nothing after it is sent or waited for."""
+    # fault P9
     server.always = hang
+    opened = spooling(tmp_path, server, timeout="60s")
+    writing = Background(lambda: opened.write(1, id="r-1-1"))
+    wait_until(lambda: server.requests, "the request is under way")
+
+    opened.sink.ending(time.monotonic() + 60)
+    writing.result()
+    opened.write(2, id="r-1-2")
+    opened.sink.close(time.monotonic() + 60)
+
+    assert waiting(opened) == 2
+    assert len(server.requests) == 1
+
+
+def test_end_while_draining(server: ChaosServer, tmp_path: Path) -> None:
+    """A full spool does not hold up the end: its rest is the next run's."""  # fault P9
     opened = spooling(tmp_path, server)
+    server.stop()
+    for number in range(5):
+        opened.write(number, id=f"r-1-{number}")
+    server.up()
+    server.script += [answer(200), hang]
+    opened.sink._not_before = 0.0
+    wait_until(lambda: opened.sink.flush() or len(server.requests) == 2, "the second one is under way")
+
+    opened.sink.ending(time.monotonic() + 60)
+    opened.sink.close(time.monotonic() + 60)
+
+    assert [*server.stored] == ["r-1-0"]
+    assert waiting(opened) == 4
+
+
+def test_end_that_is_quick_enough(server: ChaosServer, tmp_path: Path) -> None:
+    """What the server takes at once is delivered in the end, too, and the spool stays empty."""
+    opened = spooling(tmp_path, server)
+    opened.sink._end_by = lambda: time.monotonic() + 30  # type: ignore[method-assign]  # however busy this machine is
+    opened.sink.ending(time.monotonic() + 60)
+
     opened.write(1)
-    began = time.monotonic()
+    opened.close()
 
-    opened.sink.close(began + 0.3)
+    assert delivered(server) == [1]
+    assert waiting(opened) == 0
 
-    assert time.monotonic() - began < 1.0
-    assert waiting(opened) == 1
+
+def test_disk_that_is_full(server: ChaosServer, tmp_path: Path) -> None:
+    """What neither the server nor the disk takes stays with the lane, but a request under way may deliver it."""
+    # fault S3
+    release = threading.Event()
+    server.script += [held(release, answer(200))]
+    opened = spooling(tmp_path, server, timeout="60s")
+
+    with Calls(tmp_path, at=1, error=errno.ENOSPC, lasting=True, only=("write",)):
+        error = opened.failure(1, id="r-1-1")
+        release.set()
+        opened.write(1, id="r-1-1")
+    opened.close()
+
+    assert error.retry
+    assert "No space left" in str(error)
+    assert [r.batch_id for r in server.requests] == ["r-1-1"]
+    assert waiting(opened) == 0
 
 
 def test_timeout_is_a_duration() -> None:
     """The default timeout is the documented one."""
     assert HttpOptions(url="http://127.0.0.1/").timeout == Duration("5s")
+
+
+def threads() -> int:
+    """How many threads this process has, raw ones included."""
+    return len(os.listdir("/proc/self/task")) if os.path.isdir("/proc/self/task") else threading.active_count()
+
+
+class Background:
+    """A call on another thread."""
+
+    def __init__(self, call: Callable[[], Any]) -> None:
+        self._pool = concurrent.futures.ThreadPoolExecutor(1)
+        self._call = self._pool.submit(call)
+
+    def result(self) -> Any:
+        """What came of it."""
+        try:
+            return self._call.result(timeout=30)
+        finally:
+            self._pool.shutdown()

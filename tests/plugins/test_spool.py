@@ -12,9 +12,9 @@ import pytest
 
 from flowtrace.config import decode
 from flowtrace.errors import SinkError
-from flowtrace.events import Batch
 from flowtrace.testing import make_batch, make_context
 from flowtrace_plugins.options import Spool
+from flowtrace_plugins.parcel import Parcel
 from flowtrace_plugins.spool import DiskSpool
 
 
@@ -25,7 +25,11 @@ class Opened:
         self.warnings: list[str] = []
         self.losses: list[tuple[str, int]] = []
         context = make_context(directory=directory, warnings=self.warnings, losses=self.losses)
-        self.spool = DiskSpool(decode({"dir": "spool"} | options, Spool), context)
+
+        def lost(id: str, reason: str, events: int) -> None:
+            self.losses.append((reason, events))
+
+        self.spool = DiskSpool(decode({"dir": "spool"} | options, Spool), context, lost)
         self.spool.open()
 
     @property
@@ -34,21 +38,26 @@ class Opened:
         return [entry.id for entry in self.spool.entries()]
 
 
-def incompressible(size: int, id: str) -> Batch:
+def parcel(*seqs: int, id: str = "r-1-1") -> Parcel:
+    """A batch of events with these numbers."""
+    return Parcel.of(make_batch(*({"seq": seq} for seq in seqs), id=id))
+
+
+def incompressible(size: int, id: str) -> Parcel:
     """A batch that takes about ``size`` bytes on disk."""
-    return make_batch({"noise": os.urandom(size * 9 // 10).hex()}, id=id)
+    return Parcel.of(make_batch({"noise": os.urandom(size * 9 // 10).hex()}, id=id))
 
 
 def test_batches_come_back_in_order(tmp_path: Path) -> None:
     """What was put comes back with its id and its lines, also to a later process."""
     written = Opened(tmp_path).spool
-    written.put(make_batch({"seq": 1}, {"seq": 2}, id="r-1-1"))
-    written.put(make_batch({"seq": 3}, id="odd/../id"))
+    written.put(parcel(1, 2, id="r-1-1"))
+    written.put(parcel(3, id="odd/../id"))
 
     spool = Opened(tmp_path).spool
-    batches = [spool.read(entry) for entry in spool.entries()]
+    batches = [spool.take(entry) for entry in spool.entries()]
 
-    assert [(b.id, [*b.lines]) for b in batches if b] == [
+    assert [(b.id, [*b.batch.lines]) for b in batches if b] == [
         ("r-1-1", [b'{"seq":1}', b'{"seq":2}']),
         ("odd/../id", [b'{"seq":3}']),
     ]
@@ -58,7 +67,7 @@ def test_only_this_user_can_read_it(tmp_path: Path) -> None:
     """The directory is 0700 and its files are 0600, whatever the umask."""  # fault X3, X4
     before = os.umask(0)
     try:
-        Opened(tmp_path, dir="a/spool").spool.put(make_batch({"seq": 1}))
+        Opened(tmp_path, dir="a/spool").spool.put(parcel(1))
     finally:
         os.umask(before)
 
@@ -91,7 +100,7 @@ def test_oldest_makes_room(tmp_path: Path) -> None:
 def test_batch_larger_than_the_spool(tmp_path: Path) -> None:
     """A batch that can never fit drives out no other."""
     opened = Opened(tmp_path, max_size="64KiB")
-    opened.spool.put(make_batch({"seq": 1}, id="r-1-1"))
+    opened.spool.put(parcel(1, id="r-1-1"))
 
     with pytest.raises(SinkError, match=r"raise spool\.max_size") as caught:
         opened.spool.put(incompressible(100_000, "r-1-2"))
@@ -103,7 +112,7 @@ def test_batch_larger_than_the_spool(tmp_path: Path) -> None:
 def test_too_old_is_dropped(tmp_path: Path) -> None:
     """What has waited longer than the limit is dropped and counted."""
     opened = Opened(tmp_path, max_age="1h")
-    opened.spool.put(make_batch({"seq": 1}, {"seq": 2}, id="r-1-1"))
+    opened.spool.put(parcel(1, 2, id="r-1-1"))
     (path,) = (tmp_path / "spool").glob("*.gz")
     path.rename(path.with_name(f"{time.time_ns() - 3_700_000_000_000:020}-2-r-1-1.ndjson.gz"))
 
@@ -115,15 +124,15 @@ def test_too_old_is_dropped(tmp_path: Path) -> None:
 def test_damaged_file_is_put_aside(tmp_path: Path, damage: str) -> None:
     """A damaged file is kept under another name and counted; the rest is delivered."""  # fault S19
     opened = Opened(tmp_path)
-    opened.spool.put(make_batch({"seq": 1}, id="r-1-1"))
-    opened.spool.put(make_batch({"seq": 2}, id="r-1-2"))
+    opened.spool.put(parcel(1, id="r-1-1"))
+    opened.spool.put(parcel(2, id="r-1-2"))
     path = min((tmp_path / "spool").glob("*.gz"))
     data = bytearray(path.read_bytes())
     data[-6] ^= 1
     damaged = {"truncated": bytes(data[:9]), "flipped": bytes(data), "emptied": b"", "replaced": b"x" * 99}
     path.write_bytes(damaged[damage])
 
-    batches = [opened.spool.read(entry) for entry in opened.spool.entries()]
+    batches = [opened.spool.take(entry) for entry in opened.spool.entries()]
 
     assert [batch and batch.id for batch in batches] == [None, "r-1-2"]
     assert opened.losses == [("spool corrupt", 1)]
@@ -155,7 +164,7 @@ def test_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(os, "fsync", fsync)
     with pytest.raises(SinkError, match=r"cannot write to the spool .*: No space left") as caught:
-        opened.spool.put(make_batch({"seq": 1}))
+        opened.spool.put(parcel(1))
 
     assert caught.value.retry
     assert list((tmp_path / "spool").iterdir()) == []
@@ -164,18 +173,18 @@ def test_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_clock_that_goes_back_keeps_the_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Batches of one process stay in order when the clock is set back."""  # fault P10
     opened = Opened(tmp_path)
-    opened.spool.put(make_batch({"seq": 1}, id="r-1-1"))
+    opened.spool.put(parcel(1, id="r-1-1"))
     now = time.time_ns()
     monkeypatch.setattr(time, "time_ns", lambda: now - 10_000_000_000)
 
-    opened.spool.put(make_batch({"seq": 2}, id="r-1-2"))
+    opened.spool.put(parcel(2, id="r-1-2"))
 
     assert opened.ids == ["r-1-1", "r-1-2"]
 
 
 def test_a_person_can_read_it(tmp_path: Path) -> None:
     """A file is plain gzip of JSON lines."""
-    Opened(tmp_path).spool.put(make_batch({"seq": 1}))
+    Opened(tmp_path).spool.put(parcel(1))
     (path,) = (tmp_path / "spool").glob("*.gz")
 
     assert gzip.decompress(path.read_bytes()) == b'{"seq":1}\n'
