@@ -20,7 +20,7 @@ PROGRAM = str(Path(__file__).with_name("burst.py"))
 SECONDS = 60 if ENDURANCE else 5
 PER_SECOND = 5_000  # events that the slow sink takes; the program makes ten times as many, and more
 MIB = 1 << 20
-CONSTANT = 8 * MIB  # what an agent needs that has nothing to deliver: measured at 6 MiB
+CONSTANT = 6 * MIB  # what an agent needs that has nothing to deliver: measured at 4 MiB
 NO_END = "10000000"
 
 
