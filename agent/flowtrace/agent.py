@@ -21,7 +21,7 @@ from flowtrace import constants
 from flowtrace.announcement import Announcement, ForkSilence, Warnings, plural
 from flowtrace.attachment import Attachment
 from flowtrace.carriers import Carriers
-from flowtrace.config import Resolved, to_json
+from flowtrace.config import Queue, Resolved, to_json
 from flowtrace.control import Control, Origin, Request
 from flowtrace.dispatcher import Dispatcher
 from flowtrace.elsewhere import Elsewhere
@@ -174,7 +174,7 @@ class Agent:
         self._dispatcher.keep(resolved.config.keep)
         lanes, queue = self._dispatcher.lanes, resolved.config.queue
         for lane in lanes:
-            lane.limit(max_bytes=queue.max_bytes // 2 // len(lanes), blocks=queue.overflow == "block")
+            lane.limit(max_bytes=queue.max_bytes // 2 // len(lanes), block_s=_block_s(queue))
         return changed
 
     def _execute(self, request: Request) -> str:
@@ -220,7 +220,7 @@ class Agent:
         # switched off, bodies under way may still make functions that have instrumented code: these are silent
         state.wake_at = queue.max_events // 2 if self.attachment.is_on else 0
         state.rate = self._config.sampling.rate if self.attachment.is_on else -1.0
-        state.block_ns = queue.block_timeout if queue.overflow == "block" else 0
+        state.block_ns = round(_block_s(queue) * 1e9)
         state.task_name = _task_name(state)
         if self._is_stopped:  # meanwhile: what is recorded now would come after STOP
             state.max_events, state.rate = -1, -1.0
@@ -290,7 +290,7 @@ class Agent:
                 name,
                 sink,
                 max_bytes=config.queue.max_bytes // 2 // len(sinks),
-                blocks=config.queue.overflow == "block",
+                block_s=_block_s(config.queue),
                 new_id=dispatcher.new_id,
                 on_thread=dispatcher.guard_thread,
                 warn=self.warnings.warn,
@@ -330,6 +330,10 @@ class Agent:
         multiprocessing = sys.modules.get("multiprocessing.util")
         if multiprocessing is not None:  # its children leave by os._exit, past atexit
             multiprocessing.register_after_fork(self, _finalize_last)
+
+
+def _block_s(queue: Queue) -> float:
+    return queue.block_timeout.seconds if queue.overflow == "block" else 0.0
 
 
 def _finalize_last(agent: Agent) -> None:

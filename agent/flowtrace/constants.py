@@ -7,6 +7,7 @@ that the function that was pickled runs untraced.
 
 from __future__ import annotations
 
+import opcode
 import types
 from collections.abc import Callable
 from typing import Any
@@ -43,13 +44,27 @@ def without_our_frames(error: BaseException) -> None:
     first = _TRACEBACK.__get__(error)
     if first is None:
         return
-    after = first.tb_next
+    last, after = first, first.tb_next
     while after is not None and after.tb_frame.f_code.co_filename.startswith(FOLDER):
-        after = after.tb_next
+        caller, last, after = last, after, after.tb_next
+        if after is None or not after.tb_frame.f_code.co_filename.startswith(FOLDER):
+            _leave_after_all(caller, last)
     line: int | None = first.tb_lineno
     if line is None:
         line = first.tb_frame.f_code.co_firstlineno
     _TRACEBACK.__set__(error, types.TracebackType(after, first.tb_frame, first.tb_lasti, line))
+
+
+def _leave_after_all(caller: types.TracebackType, struck: types.TracebackType) -> None:
+    """Call the leave function that was struck before its first instruction, or the call would be open for ever."""
+    code = struck.tb_frame.f_code
+    if code.co_name == "leave" and opcode.opname[code.co_code[struck.tb_lasti]] == "RESUME":
+        arguments = struck.tb_frame.f_locals
+        known = (*caller.tb_frame.f_code.co_consts, *caller.tb_frame.f_locals.values())
+        for leave in known:
+            if type(leave) is types.FunctionType and leave.__code__ is code:
+                leave(*(arguments[name] for name in code.co_varnames[: code.co_argcount]))
+                return
 
 
 def name_of(part: str, module: str, qualname: str, line: int) -> str:

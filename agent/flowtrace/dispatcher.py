@@ -66,7 +66,7 @@ class Dispatcher:
         self._chunk: Chunk | None = None  # made of one of these
         self._offered_to = 0  # so many lanes
         self._stopped: Record | None = None  # STOP, but for what it says
-        self._lanes_done = self._sinks_threads = 0
+        self._sinks_threads = self._released = 0
         self.lanes: Sequence[Lane] = ()
         self.after_turn: Callable[[], None] = lambda: None
         self.while_full: Callable[[], None] = lambda: None
@@ -211,8 +211,8 @@ class Dispatcher:
     def _turn(self) -> None:
         state = self._recorder.state
         state.woken, state.moved_ns = False, self._recorder.clock()
+        self._report_losses()  # first of all: what has become free since is soon taken
         self._drain()
-        self._report_losses()
         self._report_limits()
         self.after_turn()
 
@@ -239,9 +239,7 @@ class Dispatcher:
 
     def _while_full(self) -> None:
         """Called again and again while this thread waits for a lane, under ``overflow: block``."""
-        done = sum(lane.done for lane in self.lanes)
-        if done != self._lanes_done:
-            self._lanes_done, self._recorder.state.moved_ns = done, self._recorder.clock()
+        self._recorder.state.moved_ns = self._recorder.clock()  # the lane knows how long to wait
         self.while_full()
 
     def _renew_terms(self) -> None:
@@ -281,6 +279,7 @@ class Dispatcher:
 
     def _release(self) -> None:
         state = self._recorder.state
+        self._released += len(self._taken)
         state.drained_bytes, state.moved_ns, self._taken, self._chunk, self._offered_to = (
             state.drained_bytes + sum(map(_size, self._taken)), self._recorder.clock(), [], None, 0,
         )  # fmt: skip
@@ -326,7 +325,7 @@ class Dispatcher:
         for loss in self._losses.take():
             self._report(None, loss)
         for lane in self.lanes:
-            for loss in lane.losses.take():
+            for loss in lane.losses.take() if lane.takes_losses else []:
                 self._report(lane.name, loss)
 
     def _report_limits(self) -> None:
@@ -354,17 +353,27 @@ class Dispatcher:
             lane.tell_ending()
         for rest in (reserve, reserve / 2):  # again for calls that ended while a slow sink was waited for
             self._turn()
-            self._drain()  # the LOSS events of that turn
+            self._report_losses()
+            self._drain()
             for lane in self.lanes:
                 lane.wait_idle(deadline - rest)
         recorder = self._recorder
         if self._stopped is None:
+            self._report_interrupted()
             self._stopped = (STATEMENT, "STOP", next(recorder.seq), recorder.clock(), recorder.thread().id)
         self._drain()
         for lane in self.lanes:
             lane.finish(deadline, self._stop_batch)
         for lane in self.lanes:
             lane.wait_ended(deadline)
+
+    def _report_interrupted(self) -> None:
+        """Of numbers that were taken, what strikes in the recorder has kept some from reaching the queue."""
+        state = self._recorder.state
+        missing = _next_of(self._recorder.seq) - state.first - state.lost_events - self._released
+        if missing > 0:
+            now = time.monotonic_ns()
+            self._report(None, Loss("interrupted by signals", 0, missing, 0, now, now))
 
     def _stop_batch(self) -> Batch:
         """STOP, for a lane that is at its end: all that was recorded before is delivered, lost or discarded."""

@@ -18,6 +18,8 @@ import time
 from collections.abc import Callable
 from typing import NamedTuple
 
+import orjson
+
 from flowtrace.errors import SinkError
 from flowtrace.events import ENTER, STATEMENT, Batch, Record
 from flowtrace.hooks import Batching, Sink
@@ -30,6 +32,7 @@ IDLE_FLUSH_S = 1.0
 MAX_RETRY_AFTER_S = 300.0
 MAX_RETRY_S = 300.0  # after so long, a batch that the sink still hopes to take is given up: those behind it wait
 POLL_S = 0.002
+LOSS_SHARE = 16  # of the bound, so much more is for LOSS events
 STARVED = (RecursionError, MemoryError)  # in a thread of ours: what the program leaves it is too little at the moment
 MAX_STARVED_S = 10.0  # then such an error is the sink's own
 BACKOFF_BASE_S, BACKOFF_CAP_S = 0.1, 30.0
@@ -80,18 +83,21 @@ class Losses:
         self._open: dict[str, list[int]] = {}
         self.events = 0
 
-    def add(self, reason: str, events: int, *, calls: int = 0, size: int = 0) -> None:
-        """Count ``events`` events, ENTERs among them ``calls``, of ``size`` bytes."""
+    def add(self, reason: str, events: int, *, calls: int = 0, size: int = 0, is_counted: bool = False) -> None:
+        """Count ``events`` events, ENTERs among them ``calls``, of ``size`` bytes.
+
+        Args:
+            reason: Why they were lost.
+            events: How many.
+            calls: How many of them are ENTERs.
+            size: In bytes.
+            is_counted: They are in the totals, but the report of them was lost.
+        """
         now = time.monotonic_ns()
         with self._lock:
-            self.events += events
+            self.events += 0 if is_counted else events
             entry = self._open.setdefault(reason, [0, 0, 0, now, now])
             entry[:] = [entry[0] + calls, entry[1] + events, entry[2] + size, entry[3], now]
-
-    def count(self, events: int) -> None:
-        """Count events that are in the totals only, and in no report."""
-        with self._lock:
-            self.events += events
 
     def take(self) -> list[Loss]:
         """What was added since the last call."""
@@ -106,10 +112,10 @@ class Lane:
     Args:
         name: What the config calls the sink, with its position where there are several of one type.
         max_bytes: How much may wait.
-        blocks: Under ``overflow: block`` the dispatcher waits for room instead of dropping.
         new_id: Gives an id for a batch.
         warn: Says one line to the person at the terminal.
         on_thread: Is called first on the lane's thread.
+        block_s: Above 0, the dispatcher waits for room instead of dropping, unless the sink takes nothing for so long.
 
     Attributes:
         delivered: Events that the sink's ``write`` has accepted.
@@ -120,13 +126,14 @@ class Lane:
 
     def __init__(
         self, name: str, sink: Sink, *, max_bytes: int, new_id: Callable[[], str],
-        warn: Callable[[str], None], on_thread: Callable[[], None], blocks: bool = False,
+        warn: Callable[[str], None], on_thread: Callable[[], None], block_s: float = 0.0,
     ) -> None:  # fmt: skip
         self.name, self.sink = name, sink
         self.delivered = 0
         self.losses = Losses()
         self.while_full: Callable[[], None] = lambda: None
-        self._max_bytes, self._blocks = max_bytes, blocks
+        self._max_bytes, self._block_s = max_bytes, block_s
+        self._stuck_at = -1  # what was done when the dispatcher waited in vain
         self._new_id, self._warn, self._on_thread = new_id, warn, on_thread
         self._inbox: _queue.SimpleQueue[Waiting | None] = _queue.SimpleQueue()
         self._offered_bytes = self._done_bytes = self._offered = self.done = 0
@@ -155,18 +162,14 @@ class Lane:
 
     # -- the dispatcher's side -----------------------------------------------------------------------------------
 
-    def limit(self, *, max_bytes: int, blocks: bool) -> None:
+    def limit(self, *, max_bytes: int, block_s: float) -> None:
         """Hold to other limits from now on: the configuration was reloaded."""
-        self._max_bytes, self._blocks = max_bytes, blocks
+        self._max_bytes, self._block_s = max_bytes, block_s
 
     def offer(self, chunk: Chunk) -> None:
         """Queue ``chunk`` for the sink, or as much of it as there is room for."""
         size = len(chunk.batch.body)
-        while self._blocks and self._is_full(size):
-            if self._stop_at is not None and time.monotonic() >= self._stop_at:
-                break
-            self.while_full()
-            time.sleep(POLL_S)
+        self._wait_for_room(size)
         offered = Waiting(chunk.batch, chunk.calls)
         if self._dropped or self._dropped_and_left or self._is_full(size):
             offered = self._admitted(chunk)
@@ -174,6 +177,21 @@ class Lane:
             self._offered_bytes += offered.size
             self._offered += len(offered.batch)
             self._inbox.put(offered)
+
+    def _wait_for_room(self, size: int) -> None:
+        """Under ``overflow: block``, for as long as the sink takes something now and then."""
+        done, since = self.done, time.monotonic()
+        while self._block_s and self._is_full(size) and self._stuck_at != self.done:
+            now = time.monotonic()
+            if self._stop_at is not None and now >= self._stop_at:
+                break
+            if done != self.done:
+                done, since = self.done, now
+            elif now - since >= self._block_s:
+                self._stuck_at = done
+                self._warn(f"sink {self.name}: took nothing for {self._block_s:.3g} s and is not waited for")
+            self.while_full()
+            time.sleep(POLL_S)
 
     def end_by(self, deadline: float) -> None:
         """From now on neither wait for room nor between tries longer than until ``deadline`` (``time.monotonic()``)."""
@@ -224,6 +242,11 @@ class Lane:
         """Events that were offered and are neither delivered nor lost yet."""
         return self._offered - self.done
 
+    @property
+    def takes_losses(self) -> bool:
+        """Whether there is room for a LOSS event, for which some is kept."""
+        return self._offered_bytes - self._done_bytes <= self._max_bytes + self._max_bytes // LOSS_SHARE
+
     def _is_full(self, size: int) -> bool:
         waiting = self._offered_bytes - self._done_bytes
         return waiting > 0 and waiting + size > self._max_bytes
@@ -237,7 +260,7 @@ class Lane:
                 lines.append(line)
                 size += len(line) + 1
             elif record[0] == STATEMENT:
-                self.losses.count(1)  # a LOSS: to report its loss would breed another
+                self._remember(line)
             else:
                 events += 1
                 calls += record[0] == ENTER
@@ -249,7 +272,7 @@ class Lane:
     def _passes(self, record: Record, size: int) -> bool:
         kind = record[0]
         if kind == STATEMENT:
-            return record[1] != "LOSS" or not self._is_full(size)  # or a sink that hangs would make its lane grow
+            return record[1] != "LOSS" or self.takes_losses  # or a sink that hangs would make its lane grow
         if kind == ENTER:
             parent = record[7]
             if parent in self._dropped or parent in self._dropped_and_left or self._is_full(size):
@@ -263,6 +286,14 @@ class Lane:
                 del self._dropped_and_left[next(iter(self._dropped_and_left))]
             return False
         return True
+
+    def _remember(self, line: bytes) -> None:
+        """What a LOSS event says that there is no room for, until there is; it is missing now, too."""
+        loss = orjson.loads(line)
+        if loss["sink"] in (None, self.name):
+            counts = {"calls": loss["calls"], "size": loss["bytes"]}
+            self.losses.add(loss["reason"], loss["events"], **counts, is_counted=True)
+        self.losses.add("the sink is too slow", 1, size=len(line) + 1)
 
     # -- the lane's thread ---------------------------------------------------------------------------------------
 

@@ -139,7 +139,7 @@ class State:
         self.max_bytes = 32 << 20
         self.first = 0  # calls entered earlier were entered in the process that this one was forked from
         self.block_ns = 0  # how long calls wait for room while nothing moves; 0: not at all
-        self.moved_ns = 0  # dispatcher; when it last had a turn, or a sink it waits for took something
+        self.moved_ns = 0  # dispatcher; when it last had a turn, or a look at the sink it waits for
         self.rate = 1.0  # share of traces that is recorded; below 0: no call at all, with a `wake_at` of 0
         self.lost_calls = self.lost_events = 0
         self.skipped_calls = self.suppressed_calls = self.failures = 0
@@ -403,7 +403,7 @@ class Recorder:
         return entry if entry.is_sampled else None
 
     def _wait_for_room(self) -> bool:
-        """Under ``overflow: block``: sleep until there is room, as long as the sinks take something now and then.
+        """Under ``overflow: block``: sleep until there is room, as long as the dispatcher does its work.
 
         The guard is on all the while. Where nothing has moved for too long, only the first to find out has waited.
         """

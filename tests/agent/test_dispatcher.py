@@ -7,12 +7,15 @@ import itertools
 import json
 import threading
 import time
+import tracemalloc
+import types
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import orjson
 import pytest
 
+from flowtrace import dispatcher as dispatcher_module
 from flowtrace import lane as lane_module
 from flowtrace.config import Keep
 from flowtrace.constants import Raised
@@ -24,7 +27,9 @@ from flowtrace.keeping import Keeper
 from flowtrace.lane import Lane
 from flowtrace.quantities import Duration
 from flowtrace.recorder import Recorder, Target
+from flowtrace.redaction import Redactor
 from flowtrace.testing import MemorySink
+from flowtrace.values import Encoder, Limits
 from tests.agent.engine import Shown
 
 SOON_S = 10.0  # for what takes milliseconds on an idle machine
@@ -69,7 +74,7 @@ class Pipeline:
                 f"sink{number}",
                 sink,
                 max_bytes=options.get("max_bytes", 1 << 20),
-                blocks=options.get("blocks", False),
+                block_s=options.get("block_s", 0.0),
                 new_id=self.dispatcher.new_id,
                 warn=self.warnings.append,
                 on_thread=self.dispatcher.guard_thread,
@@ -254,7 +259,7 @@ def test_program_that_leaves_no_room_loses_nothing(
     unharmed, calls = getattr(owner, name), itertools.count()
 
     def struck(*args: Any) -> Any:
-        if next(calls) % 3 == 1:
+        if next(calls) % 5 == 1:
             raise RecursionError
         return unharmed(*args)
 
@@ -287,6 +292,57 @@ def test_thread_survives_what_is_thrown_into_it(pipeline: Pipeline, wait_until: 
     assert kinds(sink) == ["ENTER", "EXIT"]
 
 
+def test_another_thread_takes_over_where_one_is_struck_twice(
+    pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch, wait_until: Callable[..., Any]
+) -> None:
+    """What strikes while another strike is dealt with ends the thread, and not the dispatcher."""  # fault T9
+    step, strikes, threads = Dispatcher._step, [SystemExit(), RecursionError()], list[int]()
+
+    def struck(self: Dispatcher) -> bool:
+        threads.append(threading.get_ident())
+        if strikes:
+            raise strikes.pop()
+        return step(self)
+
+    def sleep(seconds: float) -> None:
+        if strikes:
+            raise strikes.pop()
+
+    clock = types.SimpleNamespace(monotonic=time.monotonic, monotonic_ns=time.monotonic_ns, sleep=sleep)
+    monkeypatch.setattr(dispatcher_module, "time", clock)
+    monkeypatch.setattr(Dispatcher, "_step", struck)
+    sink = MemorySink()
+    pipeline.start(sink)
+    pipeline.call()
+    wait_until(lambda: sink.batches)
+    pipeline.stop()
+
+    assert kinds(sink) == ["ENTER", "EXIT", "STOP"]
+    assert last(sink)["failures"] == 2
+
+
+def test_memory_of_what_waits_is_what_is_counted() -> None:
+    """With a sink that hangs, what waits on the queue and in its lane takes no more than the bounds say."""  # T12
+    some, sink = Pipeline(), Gated()
+    some.functions = some.recorder.functions(Target("m", "f", 1, Encoder(limits=Limits(), redactor=Redactor())))
+    state = some.recorder.state
+    state.max_bytes, state.max_events = 4 << 20, 1 << 24
+    some.start(sink, max_bytes=4 << 20)
+    some.call()
+    tracemalloc.start()
+    try:
+        before = tracemalloc.get_traced_memory()[0]
+        while not state.lost_events and not some.dispatcher.lanes[0].losses.events:
+            some.functions.leave(some.functions.enter({"number": 1, "text": "x" * 40}), "y" * 20)
+        grown = tracemalloc.get_traced_memory()[0] - before
+    finally:
+        tracemalloc.stop()
+        sink.gate.set()
+        some.stop()
+
+    assert 2 << 20 < grown < 1.1 * (8 << 20)
+
+
 def test_full_queue_is_a_loss_for_all_sinks(pipeline: Pipeline) -> None:
     """Calls that found no room are said to all, and their numbers are missing."""
     sink = MemorySink()
@@ -302,6 +358,23 @@ def test_full_queue_is_a_loss_for_all_sinks(pipeline: Pipeline) -> None:
     present = {event["seq"] for event in sink.events}
     assert stop["lost"]["sink0"] == len({*range(stop["seq"])} - present) == 8
     assert balanced(stop)
+
+
+def test_numbers_that_nothing_was_recorded_for_are_a_loss(pipeline: Pipeline) -> None:
+    """Where a signal handler has raised in the midst of the recorder, STOP and the LOSS events still agree."""
+    sink = MemorySink()
+    pipeline.call()
+    next(pipeline.recorder.seq)
+    pipeline.recorder.state.max_events = 0
+    pipeline.call()
+    pipeline.recorder.state.max_events = 100
+    pipeline.start(sink)
+    pipeline.stop()
+
+    losses = {event["reason"]: event["events"] for event in sink.events if event["event"] == "LOSS"}
+    assert losses == {"the queue is full": 2, "interrupted by signals": 1}
+    assert last(sink)["lost"] == {"sink0": 3}
+    assert balanced(last(sink))
 
 
 def test_limit_is_reported_when_it_acts(pipeline: Pipeline) -> None:
@@ -403,7 +476,7 @@ def test_blocked_calls_lose_nothing(pipeline: Pipeline) -> None:
     sink = Gated()
     state = pipeline.recorder.state
     state.max_events, state.block_ns = 4, int(SOON_S * 1e9)
-    pipeline.start(sink, max_bytes=1_000, blocks=True)
+    pipeline.start(sink, max_bytes=1_000, block_s=SOON_S)
     program = threading.Thread(target=pipeline.call, args=(40,))
     program.start()
     program.join(0.05)
@@ -626,7 +699,7 @@ def test_stop_does_not_wait_for_a_sink_that_hangs(pipeline: Pipeline) -> None:
 def test_stop_does_not_wait_for_a_lane_that_blocks(pipeline: Pipeline, wait_until: Callable[..., Any]) -> None:
     """With ``overflow: block``, a sink that hangs keeps the others neither from their STOP nor from closing."""  # S18
     hanging, good = Gated(), MemorySink()
-    pipeline.start(hanging, good, max_bytes=100, blocks=True)
+    pipeline.start(hanging, good, max_bytes=100, block_s=SOON_S)
     pipeline.call()
     wait_until(lambda: good.batches)
     pipeline.call()

@@ -1,4 +1,4 @@
-"""How processes end past ``atexit``: the signals that are handled, forks, and the functions of `os` that are replaced."""
+"""How processes end past ``atexit``: signals that are handled, forks, and functions of `os` that are replaced."""
 
 from __future__ import annotations
 
