@@ -32,7 +32,7 @@ _PATIENCE_S = 0.5  # then a request under way gets its place in the spool, and w
 _GRACE_S = 0.1  # for a request to notice by itself that its time is over
 _SIBLING_S = 0.5  # until the next look at whether another process still delivers
 _INLINE_S = 0.5  # of delivering from the spool where there is no thread for it
-_BACKOFF_BASE_S, _BACKOFF_CAP_S = 0.5, 30.0
+_BACKOFF_BASE_S, _BACKOFF_CAP_S = 0.5, 5.0  # a receiver that is back is to be found soon
 _POISON_TRIES = 10  # a batch that the server fails at this often is the cause, and holds up all behind it
 _DEAD_LETTERS = Rotate(max_size=Size("16MiB"), keep=1)
 
@@ -129,8 +129,7 @@ class HttpSink:
         elif request.name != parcel.id:
             raise self._late("still busy with the request before")
         until = time.monotonic() + self._timeout_s + _GRACE_S
-        if not request.wait(lambda: min(until, self._end_by())):
-            raise self._late(no_answer(self._timeout_s))
+        request.wait(lambda: min(until, self._end_by()))
         self._account(request, parcel)
 
     def _post_or_put(self, parcel: Parcel, spool: DiskSpool) -> None:
@@ -146,8 +145,6 @@ class HttpSink:
         until = time.monotonic() + self._timeout_s
         request.wait(lambda: min(until, self._end_by()))
         try:
-            if not request.is_done:
-                raise self._late(no_answer(self._timeout_s))
             self._account(request, parcel)
         except SinkError as error:
             if not error.retry:
@@ -191,6 +188,8 @@ class HttpSink:
         return self._request
 
     def _account(self, request: Errand[int], parcel: Parcel) -> None:
+        if not request.is_done:
+            raise self._late("no answer before the end" if self._is_over() else no_answer(self._timeout_s))
         self._request = None
         lost = request.result()
         if lost and lost == parcel.events:

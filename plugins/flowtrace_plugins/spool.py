@@ -230,25 +230,28 @@ class DiskSpool:
     def _store(self, path: str, data: bytes, *, durably: bool) -> None:
         temporary = f"{path}.{self._context.pid}.tmp"
         try:
-            file = PrivateFile(temporary, os.O_WRONLY | os.O_TRUNC)
-        except FileNotFoundError:  # somebody has cleaned up
-            make_private_directory(self.directory)
-            file = PrivateFile(temporary, os.O_WRONLY | os.O_TRUNC)
-        try:
             try:
-                file.write_all(data)
-                if durably:
-                    os.fsync(file.fd)
-            finally:
-                file.close()
+                self._write(temporary, data, durably=durably)
+            except FileNotFoundError:  # somebody has cleaned up
+                make_private_directory(self.directory)
+                self._write(temporary, data, durably=durably)
             os.replace(temporary, path)
-            if durably:
-                sync_directory(self.directory)
         except BaseException:
-            for name in (temporary, path):  # what is not accepted must not be delivered beside what is tried again
-                with contextlib.suppress(OSError):
-                    os.unlink(name)
+            with contextlib.suppress(OSError):
+                os.unlink(temporary)
             raise
+        if durably:
+            with contextlib.suppress(OSError):  # it is there: were it not accepted now, it would be delivered twice
+                sync_directory(self.directory)
+
+    def _write(self, path: str, data: bytes, *, durably: bool) -> None:
+        file = PrivateFile(path, os.O_WRONLY | os.O_TRUNC)
+        try:
+            file.write_all(data)
+            if durably:
+                os.fsync(file.fd)
+        finally:
+            file.close()
 
     def _make_room(self, size: int) -> None:
         if time.monotonic() - self._counted_at > _RECOUNT_S:

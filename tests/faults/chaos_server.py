@@ -21,11 +21,12 @@ import orjson
 
 
 class Request(NamedTuple):
-    """A request as it arrived."""
+    """A request as it arrived, and when, in seconds of ``time.monotonic()``."""
 
     path: str
     headers: Message
     body: bytes
+    at_s: float
 
     @property
     def batch_id(self) -> str:
@@ -156,7 +157,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
                 self.close_connection = True
                 return
         body = self.rfile.read(int(self.headers["Content-Length"]))
-        request = Request(self.path, self.headers, body)
+        request = Request(self.path, self.headers, body, time.monotonic())
         self.chaos.requests.append(request)
         step = self.chaos.script.pop(0) if self.chaos.script else self.chaos.always
         with contextlib.suppress(OSError):

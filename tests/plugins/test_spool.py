@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
+import concurrent.futures
+import contextlib
+import errno
 import gzip
 import os
+import shutil
+import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -16,6 +23,7 @@ from flowtrace.testing import make_batch, make_context
 from flowtrace_plugins.options import Spool
 from flowtrace_plugins.parcel import Parcel
 from flowtrace_plugins.spool import DiskSpool
+from tests.faults.syscalls import Calls, Killed, each_call
 
 
 class Opened:
@@ -155,19 +163,196 @@ def test_foreign_files_are_left_alone(tmp_path: Path) -> None:
     assert sorted(p.name for p in directory.iterdir()) == foreign
 
 
-def test_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A batch that the disk has no room for is not accepted, and leaves nothing behind."""  # fault S3
+@pytest.mark.parametrize("lasting", [False, True])
+@pytest.mark.parametrize("error", [errno.ENOSPC, errno.EIO])
+def test_each_call_of_put_fails(tmp_path: Path, error: int, lasting: bool) -> None:
+    """Whatever fails while a batch is put: it is accepted and there, or neither; nothing else suffers."""
+    # fault S3, S4
+    for calls in each_call(tmp_path, error=error, lasting=lasting):
+        opened = Opened(calls.directory)
+        opened.spool.put(parcel(1, id="r-1-1"))
+        accepted = ["r-1-1"]
+
+        with calls:
+            for id in ("r-1-2", "r-1-3"):
+                with contextlib.suppress(SinkError):
+                    opened.spool.put(parcel(2, id=id))
+                    accepted.append(id)
+        opened.spool.put(parcel(4, id="r-1-4"))
+
+        assert opened.ids == [*accepted, "r-1-4"], calls
+        assert lasting or not list(calls.directory.glob("spool/*.tmp")), calls
+        assert opened.losses == []
+
+
+def test_killed_at_each_call_of_put(tmp_path: Path) -> None:
+    """A process that is killed while it puts a batch leaves what it has put before, and no half of one."""  # fault P6
+    for calls in each_call(tmp_path, error=Killed):
+        opened, accepted = Opened(calls.directory), []
+        with calls, contextlib.suppress(Killed):
+            for id in ("r-1-1", "r-1-2"):
+                opened.spool.put(parcel(1, id=id))
+                accepted.append(id)
+
+        later = Opened(calls.directory)
+        found = [later.spool.take(entry) for entry in later.spool.entries()]
+        later.spool.put(parcel(3, id="r-2-1"))
+
+        assert [each and each.id for each in found][: len(accepted)] == accepted, calls
+        assert None not in found
+        assert later.ids[-1] == "r-2-1"
+
+
+def test_too_many_open_files(tmp_path: Path) -> None:
+    """A program that has used up its descriptors does not make a batch a damaged one."""  # fault S19
     opened = Opened(tmp_path)
+    opened.spool.put(parcel(1, id="r-1-1"))
+    (entry,) = opened.spool.entries()
 
-    def fsync(fd: int) -> None:
-        raise OSError(28, "No space left on device")
+    with Calls(tmp_path, at=1, error=errno.EMFILE, only=("open",)), pytest.raises(SinkError, match="Too many open"):
+        opened.spool.take(entry)
 
-    monkeypatch.setattr(os, "fsync", fsync)
-    with pytest.raises(SinkError, match=r"cannot write to the spool .*: No space left") as caught:
-        opened.spool.put(parcel(1))
+    assert opened.spool.take(entry)
+    assert opened.losses == []
 
-    assert caught.value.retry
-    assert list((tmp_path / "spool").iterdir()) == []
+
+def test_directory_is_deleted(tmp_path: Path) -> None:
+    """A directory that somebody has deleted is made again."""
+    opened = Opened(tmp_path)
+    opened.spool.put(parcel(1, id="r-1-1"))
+    shutil.rmtree(tmp_path / "spool")
+
+    was_empty = opened.spool.is_empty()
+    opened.spool.put(parcel(2, id="r-1-2"))
+
+    assert was_empty
+    assert opened.ids == ["r-1-2"]
+    assert os.stat(tmp_path / "spool").st_mode & 0o777 == 0o700
+
+
+def test_what_is_being_delivered_makes_no_room(tmp_path: Path) -> None:
+    """The oldest batch stays as long as it is being delivered: it would be lost and delivered."""  # fault S21
+    opened = Opened(tmp_path, max_size="64KiB")
+    for number in range(3):
+        opened.spool.put(incompressible(20_000, f"r-1-{number}"))
+    oldest = opened.spool.entries()[0]
+
+    opened.spool.take(oldest)
+    opened.spool.put(incompressible(20_000, "r-1-3"))
+
+    assert opened.ids == ["r-1-0", "r-1-2", "r-1-3"]
+    assert opened.losses == [("spool full", 1)]
+
+
+def test_full_spool_is_not_listed_for_each_batch(tmp_path: Path) -> None:
+    """With 10,000 batches in a full spool, a batch more costs no look at all of them."""  # fault S21
+    directory = tmp_path / "spool"
+    directory.mkdir(mode=0o700)
+    data, began_ns = parcel(1).packed, time.time_ns()
+    for number in range(10_000):
+        name = f"{began_ns + number:020}-1-r-9-{number}.ndjson.gz"
+        os.write(fd := os.open(directory / name, os.O_CREAT | os.O_WRONLY), data)
+        os.close(fd)
+    opened = Opened(tmp_path, max_size=f"{len(data) * 10_000 // 1024}KiB", max_age="365d")
+
+    with Calls(tmp_path, only=("listdir", "scandir", "unlink")) as calls:
+        for number in range(500):
+            opened.spool.put(parcel(1, id=f"r-1-{number}"), durably=False)
+
+    assert calls.made.count("unlink") >= 500
+    assert len(calls.made) - calls.made.count("unlink") <= 4
+    assert len(opened.losses) == calls.made.count("unlink")
+
+
+def test_what_was_put_aside_goes_in_the_end(tmp_path: Path) -> None:
+    """Damaged files do not pile up: they are kept as long as a batch would be."""  # fault S19
+    opened = Opened(tmp_path, max_age="1h")
+    names = [f"{number:020}-1-r-1-{number}.ndjson.gz.corrupt" for number in (1, 2)]
+    for name in names:
+        (tmp_path / "spool" / name).touch()
+    os.utime(tmp_path / "spool" / names[0], (0, 0))
+
+    opened.spool.entries()
+
+    assert [path.name for path in (tmp_path / "spool").glob("*.corrupt")] == names[1:]
+
+
+HOLDER = """
+import os, signal, sys, time
+from flowtrace_plugins.spool import Lease
+lease = Lease(sys.argv[1])
+assert lease.is_held
+child = os.fork()
+if child == 0:
+    os.close(1)
+    signal.pause()
+print(child, flush=True)
+signal.pause()
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork")
+def test_lease_ends_with_its_holder(tmp_path: Path) -> None:
+    """A lease is the holder's alone while it lives, and nobody's when it is killed, though a child of it lives on."""
+    # fault S20, P1
+    opened = Opened(tmp_path)
+    path = tmp_path / "spool" / ".lease"
+    with subprocess.Popen([sys.executable, "-c", HOLDER, str(path)], stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout
+        child = int(holder.stdout.readline())
+        meanwhile = opened.spool.lease()
+        holder.kill()
+        holder.wait()
+    try:
+        after = opened.spool.lease()
+        os.kill(child, 0)  # it lives
+    finally:
+        os.kill(child, signal.SIGKILL)
+
+    assert meanwhile is None
+    assert after
+    assert after.is_held
+    after.release()
+
+
+def test_lease_whose_file_the_program_closes(tmp_path: Path) -> None:
+    """A program that closes descriptors it does not know ends the lease; what it opens there instead stays open."""
+    # fault P11
+    lease = Opened(tmp_path).spool.lease()
+    assert lease
+    number = lease.file.fd
+    os.close(number)
+    with open(tmp_path / "theirs", "w") as theirs:
+        assert theirs.fileno() == number
+
+        was_held = lease.is_held
+        lease.release()
+        theirs.write("fine")
+
+    assert not was_held
+    assert (tmp_path / "theirs").read_text() == "fine"
+
+
+def test_two_threads(tmp_path: Path) -> None:
+    """What one thread puts while another takes out comes once, in order, and the size is right in the end."""
+    opened = Opened(tmp_path)
+    taken: list[str] = []
+
+    def deliver() -> None:
+        while len(taken) < 200:
+            for entry in opened.spool.entries():
+                assert opened.spool.take(entry)
+                assert opened.spool.remove(entry)
+                taken.append(entry.id)
+
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        delivering = pool.submit(deliver)
+        for number in range(200):
+            opened.spool.put(parcel(number, id=f"r-1-{number}"), durably=False)
+        delivering.result(timeout=60)
+
+    assert taken == [f"r-1-{number}" for number in range(200)]
+    assert opened.spool._bytes == 0
 
 
 def test_clock_that_goes_back_keeps_the_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,157 @@
+"""An outage: the receiver is away for a while, and everything arrives once, in order, soon after it is back.
+
+With FLOWTRACE_ENDURANCE=1 it is away for a minute while 20,000 events a second are made.
+"""
+
+from __future__ import annotations
+
+import gzip
+import itertools
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import orjson
+import pytest
+from harness import Event, Running, Tracer, check_conservation, wait_until
+
+from tests.faults.chaos_server import ChaosServer, answer, hang, running
+
+ENDURANCE = os.environ.get("FLOWTRACE_ENDURANCE") == "1"
+AWAY_S, CALLS_A_SECOND = (60.0, 10_000) if ENDURANCE else (5.0, 2_000)
+MAX_SPOOL_BYTES = 64 * 2**20
+MAX_RESIDENT_BYTES = 200 * 2**20
+DRAINED_WITHIN_S = 30.0  # after the receiver is back
+SAMPLED_S = 0.1
+
+PROGRAM = """
+import os, sys, time
+
+def total(order):
+    return order * 3
+
+def work(calls_a_second, flag):
+    made, begin = 0, time.monotonic()
+    while not os.path.exists(flag):
+        due = int((time.monotonic() - begin) * calls_a_second)
+        while made < due:
+            total(made)
+            made += 1
+        time.sleep(0.005)
+    print(made, round(made / (time.monotonic() - begin)))
+
+work(int(sys.argv[1]), sys.argv[2])
+"""
+
+
+class Outage(NamedTuple):
+    """What was seen of one.
+
+    Attributes:
+        spool_bytes: The largest size of the spool.
+        resident_bytes: The largest memory of the process.
+        drained_after_s: From the return of the receiver until the spool was empty, while the program went on.
+        made: The calls that the program made, by its own count.
+        stop: The program's STOP event.
+    """
+
+    spool_bytes: int
+    resident_bytes: int
+    drained_after_s: float
+    made: int
+    stop: Event
+
+
+@pytest.fixture
+def receiver() -> Iterator[ChaosServer]:
+    """A server that takes events."""
+    with running() as server:
+        yield server
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("away", ["refuses", "hangs"])
+def test_outage(tracer: Tracer, receiver: ChaosServer, away: str) -> None:
+    """None is lost, none comes twice, all in order; spool and memory stay small and the spool is soon empty again."""
+    # fault S10, S15, S16
+    spool = tracer.folder / "spool"
+    outage = endure(tracer, receiver, spool, away)
+
+    arrived = [*receiver.stored_events, *left_in(spool)]
+    print(outage)  # for who runs it with -s
+    check_conservation(arrived, sink="http")
+    assert outage.stop["lost"] == {"http": 0}
+    assert sum(event["event"] == "ENTER" and event["function"] == "total" for event in arrived) == outage.made
+    assert receiver.doubles == [], [
+        request.at_s for request in receiver.requests if request.batch_id in receiver.doubles
+    ]
+    numbers = [event["seq"] for event in arrived if event["event"] in ("ENTER", "EXIT")]
+    assert numbers == sorted(numbers)
+    assert outage.spool_bytes < MAX_SPOOL_BYTES
+    assert outage.resident_bytes < MAX_RESIDENT_BYTES
+
+
+def endure(tracer: Tracer, receiver: ChaosServer, spool: Path, away: str) -> Outage:
+    """Run the program, with a receiver that goes away and comes back meanwhile."""
+    program, flag = tracer.folder / "steady.py", tracer.folder / "enough"
+    program.write_text(PROGRAM)
+    sink = {"type": "http", "url": receiver.url, "timeout": "2s", "spool": {"dir": str(spool)}}
+    arguments = ["python", str(program), str(CALLS_A_SECOND), str(flag)]
+    process = tracer.start(arguments, config={"sinks": [sink]})
+    wait_until(lambda: len(receiver.stored) > 1, "events arrive")
+
+    if away == "refuses":
+        receiver.stop()
+    else:
+        receiver.always = hang
+    largest = observe(process, spool, AWAY_S)
+    if away == "refuses":
+        receiver.up()
+    else:
+        receiver.always = answer(200)
+    back = time.monotonic()
+    wait_until(lambda: not any(spool.glob("*.gz")), "the spool is empty again", deadline_s=DRAINED_WITHIN_S)
+    drained_after_s = time.monotonic() - back
+
+    resident = resident_bytes(process)
+    flag.touch()
+    ended = process.wait()
+    assert ended.returncode == 0, ended.stderr
+    [stop] = [event for event in itertools.chain(receiver.stored_events, left_in(spool)) if event["event"] == "STOP"]
+    return Outage(largest, resident, drained_after_s, int(ended.stdout.split()[0]), stop)
+
+
+def observe(process: Running, spool: Path, seconds: float) -> int:
+    """The largest size of the spool within some seconds, in which the program goes on."""
+    largest, until = 0, time.monotonic() + seconds
+    while time.monotonic() < until:
+        assert process.process.poll() is None, process.stderr
+        largest = max(largest, waiting(spool))
+        time.sleep(SAMPLED_S)
+    return largest
+
+
+def waiting(spool: Path) -> int:
+    """The bytes of what waits."""
+    size = 0
+    for path in spool.glob("*.gz"):
+        try:
+            size += path.stat().st_size
+        except FileNotFoundError:  # delivered meanwhile
+            continue
+    return size
+
+
+def left_in(spool: Path) -> list[Event]:
+    """The events that wait."""
+    bodies = [gzip.decompress(path.read_bytes()) for path in sorted(spool.glob("*.gz"))]
+    return [orjson.loads(line) for body in bodies for line in body.splitlines()]
+
+
+def resident_bytes(process: Running) -> int:
+    """The most memory that a process has had; 0 where the system does not say."""
+    path = Path(f"/proc/{process.pid}/status")
+    lines = path.read_text().splitlines() if path.exists() else []
+    return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM"))
