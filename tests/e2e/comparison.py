@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from textwrap import dedent
@@ -127,6 +128,8 @@ class Comparison:
             running = Running(args, cwd=folder, env=harness.environment(**env), folder=folder)
         try:
             drive(Counted(running, file=file, signpost=signpost, is_traced=is_traced))
+            running.wait()
+            harness.wait_until(lambda: not _is_alive(running.pid), "all processes of it are over")
             ended = running.wait()
         finally:
             running.kill()
@@ -166,3 +169,11 @@ def by_name(calls: Calls) -> collections.Counter[str]:
     for (_, name), times in calls.items():
         names[name] += times
     return names
+
+
+def _is_alive(group: int) -> bool:
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return False
+    return True

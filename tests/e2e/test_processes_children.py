@@ -1,0 +1,358 @@
+"""Whichever way a program makes other processes, each delivers what it has called itself, and no call of another's."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import harness
+import pytest
+from comparison import Comparison, Counted, by_name, calls_entered
+
+PYTHON = sys.executable
+ENDURANCE = os.environ.get("FLOWTRACE_ENDURANCE") == "1"
+METHODS = ("fork", "spawn", "forkserver")
+
+
+@pytest.fixture
+def comparison(tracer: harness.Tracer) -> Comparison:
+    """Runs a program without and with flowtrace."""
+    return Comparison(tracer)
+
+
+# -- multiprocessing and executors -----------------------------------------------------------------------------------
+
+TARGETS = ["__main__", "__mp_main__", "app", "inner"]
+MULTIPROCESSING = """
+    import multiprocessing
+    from concurrent.futures import ProcessPoolExecutor
+
+    def leave(status):
+        count("leave")
+        work(1)
+        sys.exit(status)
+
+    def main():
+        multiprocessing.set_start_method({method!r})
+        for target, args in ((works, [3]), (leave, [5])):
+            process = multiprocessing.Process(target=target, args=args)
+            process.start()
+            process.join()
+            print(process.exitcode)
+        with multiprocessing.Pool(2, maxtasksperchild=3) as pool:
+            print(pool.map(work, range(10), chunksize=1))
+            pool.close()
+            pool.join()
+        with ProcessPoolExecutor(2) as executor:
+            print(list(executor.map(work, range(10))))
+        with multiprocessing.Pool(2) as pool:
+            print(pool.map(work, range(10)))
+            pool.terminate()
+            pool.join()
+
+    if __name__ == "__main__":
+        main()
+    """
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_workers_deliver_all_that_they_were_given(method: str, comparison: Comparison) -> None:
+    """Processes, pools that replace or terminate their workers, and executors."""  # fault P4
+    comparison.write(MULTIPROCESSING.format(method=method))
+    config = {"targets": [{"modules": TARGETS, "exclude": ["main"]}]}
+
+    ended = comparison.run([PYTHON, "app.py"], config=config)
+
+    comparison.check_all_delivered(ended)
+    assert by_name(comparison.counted)["work"] == 3 + 1 + 3 * 10
+
+
+TERMINATED = """
+    import multiprocessing
+
+    def child(pipe, busy):
+        works(3)
+        pipe.send("ready")
+        n = 0
+        while busy:
+            n += 1
+        time.sleep(60)
+
+    if __name__ == "__main__":
+        multiprocessing.set_start_method({method!r})
+        for busy in (False, True):
+            here, there = multiprocessing.Pipe()
+            process = multiprocessing.Process(target=child, args=(there, busy))
+            process.start()
+            here.recv()
+            process.terminate()
+            process.join()
+            print(process.exitcode)
+    """
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_process_that_is_terminated_has_delivered_what_it_did(method: str, comparison: Comparison) -> None:
+    """``Process.terminate`` ends it by SIGTERM, whether it sleeps or is busy; nothing is missing."""  # faults P4, P7
+    comparison.write(TERMINATED.format(method=method))
+    config = {"targets": [{"modules": TARGETS, "exclude": ["child"]}]}
+
+    ended = comparison.run([PYTHON, "app.py"], config=config)
+
+    assert ended.stdout == "-15\n-15\n"
+    comparison.check_all_delivered(ended)
+
+
+# -- fork ------------------------------------------------------------------------------------------------------------
+
+FORKS = """
+    def record():
+        for _ in iter(lambda: over, [1]):
+            work(1)
+            time.sleep(0.002)
+
+    over = []
+    threads = [threading.Thread(target=record) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for number in range({times}):
+        pid = os.fork()
+        if pid == 0:
+            works(2)
+            if number % 4 == 3:
+                count("unfinished")
+                os._exit(0)
+            sys.exit(0)
+        assert os.waitpid(pid, 0)[1] == 0
+    over.append(1)
+    for thread in threads:
+        thread.join()
+    """
+
+
+def test_forks_while_threads_record(comparison: Comparison, tracer: harness.Tracer) -> None:
+    """No child hangs, each delivers its own calls and none of its parent's; by `os._exit`, at most its own."""
+    # faults P1, P2, C9
+    times = 1_000 if ENDURANCE else 60
+    comparison.write(FORKS.format(times=times))
+    config = {
+        "targets": [{"modules": TARGETS, "exclude": ["record"]}],
+        "queue": {"max_events": 1 << 20, "max_bytes": "512MiB"},
+        "flush": {"shutdown_timeout": "60s"},
+    }
+
+    ended = comparison.run([PYTHON, "-Wignore", "app.py"], config=config)  # of threads and forks, with process ids
+
+    unfinished = {pid for pid, name in comparison.counted if name == "unfinished"}
+    assert len(unfinished) == times // 4
+    comparison.check_up_to(ended, "work", 2 * (times - len(unfinished)))
+    for calls in (comparison.counted, delivered := calls_entered(ended.events)):
+        for pid, name in list(calls):
+            if pid in unfinished:
+                del calls[pid, name]
+    assert delivered == comparison.counted
+    harness.check_conservation([event for event in ended.events if event["pid"] not in unfinished])
+
+
+def test_fork_that_python_does_not_know_of(comparison: Comparison) -> None:
+    """A child that C code has forked delivers nothing of its parent's, waits for no thread, and ends as untraced."""
+    # fault P3
+    comparison.write("""
+    import ctypes
+
+    works(20)
+    pid = ctypes.PyDLL(None).fork()
+    works(3)
+    if pid == 0:
+        sys.exit(4)
+    print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+    works(5)
+    """)
+
+    ended = comparison.run([PYTHON, "app.py"])
+
+    assert ended.stdout == "4\n"
+    comparison.check_up_to(ended, "work", 28)
+    own = ended.processes[ended.pid]
+    harness.check_conservation(own)
+    assert by_name(calls_entered(own)) == {"works": 3, "work": 28}
+
+
+DAEMON = """
+    works(2)
+    if os.fork():
+        os._exit(0) if {at_once} else sys.exit(0)
+    os.setsid()
+    if os.fork():
+        os._exit(0) if {at_once} else sys.exit(0)
+    os.umask(0)
+    works(3)
+    os.closerange(0, 1024)
+    files = [os.open(os.devnull, os.O_RDWR) for _ in range(3)]
+    files += [os.open(f"data-{{n}}", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600) for n in range(20)]
+    for step in range(20):
+        works(1)
+        for file in files[3:]:
+            os.write(file, b"mine\\n")
+        time.sleep(0.01)
+    count("daemon")
+    """
+
+
+@pytest.mark.parametrize("at_once", [True, False])
+def test_daemon_is_traced_and_its_files_are_its_own(
+    at_once: bool, comparison: Comparison, tracer: harness.Tracer
+) -> None:
+    """It forks twice and closes all descriptors: no line lands in files that got their numbers."""  # fault P11
+    comparison.write(DAEMON.format(at_once=at_once))
+
+    def drive(program: Counted) -> None:
+        program.wait_for("daemon")
+        [daemon] = [pid for pid, name in program.calls if name == "daemon"]
+        harness.wait_until(lambda: not is_alive(daemon), "the daemon is over")
+        program.running.wait()
+        for path in tracer.folder.glob("data-*"):
+            assert path.read_text() == "mine\n" * 20
+            path.unlink()
+
+    ended = comparison.run([PYTHON, "app.py"], drive=drive)
+
+    [daemon] = [pid for pid, name in comparison.counted if name == "daemon"]
+    del comparison.counted[daemon, "daemon"]
+    comparison.check_up_to(ended, "work", 3 + 20)
+    delivered = calls_entered(ended.events)
+    assert {name: delivered[daemon, name] for name in ("works", "work")} == {"works": 21, "work": 23}
+    harness.check_conservation(ended.processes[daemon], elsewhere=[event.get("parentId") for event in ended.events])
+    if not at_once:
+        assert delivered == comparison.counted
+
+
+def is_alive(pid: int) -> bool:
+    """Whether a process runs that may be nobody's child any more."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    state = Path(f"/proc/{pid}/stat")
+    return not state.exists() or state.read_text().rpartition(")")[2].split()[0] != "Z"
+
+
+# -- other programs --------------------------------------------------------------------------------------------------
+
+
+def test_programs_that_are_started_deliver_their_own(comparison: Comparison) -> None:
+    """In every way that Python has to start one, and the same one again."""
+    comparison.write("""
+    import asyncio, subprocess
+
+    async def start(command):
+        count("start")
+        process = await asyncio.create_subprocess_exec(*command)
+        return await process.wait()
+
+    if sys.argv[1:]:
+        works(3)
+        sys.exit(int(sys.argv[1]))
+    command = [sys.executable, "app.py", "6"]
+    print(subprocess.run(command).returncode)
+    print(subprocess.run(command, close_fds=False).returncode)
+    print(subprocess.run(command, preexec_fn=lambda: None, start_new_session=True).returncode)
+    print(subprocess.run(" ".join(command), shell=True).returncode)
+    print(os.waitstatus_to_exitcode(os.system(" ".join(command))))
+    print(os.spawnv(os.P_WAIT, sys.executable, command))
+    pid = os.posix_spawn(sys.executable, command, os.environ)
+    print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+    print(asyncio.run(start(command)))
+    """)
+
+    ended = comparison.run([PYTHON, "app.py"])
+
+    assert ended.stdout == "6\n" * 8
+    comparison.check_all_delivered(ended)
+    assert len(ended.processes) == 9
+
+
+def other_pythons() -> list[str]:
+    """Interpreters that have no flowtrace, of this machine, of any version."""
+    folder = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv"), "versions")
+    found = [str(path) for path in sorted(folder.glob("*/bin/python")) if os.access(path, os.X_OK)]
+    names = ["python2.7", *(f"python3.{minor}" for minor in range(6, 16))]
+    found += [path for name in names if (path := shutil.which(name))]
+    return [python for python in found if not _has_flowtrace(python)]
+
+
+def _has_flowtrace(python: str) -> bool:
+    done = subprocess.run([python, "-c", "import flowtrace"], capture_output=True, cwd="/", check=False)
+    return done.returncode == 0
+
+
+@pytest.mark.xfail(reason="before 3.10 they say that our sitecustomize has failed", strict=True)
+def test_other_python_without_flowtrace_runs_without_noise(comparison: Comparison) -> None:
+    """A program may call Pythons of any version; those that have no flowtrace run untraced."""
+    pythons = other_pythons()
+    if not pythons:
+        pytest.skip("no other Python on this machine")
+    comparison.write(f"""
+    import subprocess
+    works(2)
+    for python in {pythons!r}:
+        print(subprocess.run([python, "-c", "print(7)"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT))
+    """)
+
+    ended = comparison.run([PYTHON, "app.py"], env={"FLOWTRACE_STRICT": None})
+
+    assert ended.stdout.count("b'7\\n'") == len(pythons)
+    comparison.check_all_delivered(ended)
+
+
+# -- interpreters in the process -------------------------------------------------------------------------------------
+
+
+def test_other_interpreters_of_the_process_run_untraced(comparison: Comparison) -> None:
+    """A sub-interpreter, in the main thread and in another, says nothing, records nothing, and ends."""  # fault T8
+    comparison.write("""
+    try:
+        import _interpreters as interpreters
+    except ImportError:
+        import _xxsubinterpreters as interpreters
+
+    def inside():
+        interpreter = interpreters.create()
+        interpreters.run_string(interpreter, "import sys; sys.path.insert(0, '.'); import inner; inner.shout()")
+        interpreters.destroy(interpreter)
+
+    works(2)
+    inside()
+    thread = threading.Thread(target=inside)
+    thread.start()
+    thread.join()
+    inside()
+    works(2)
+    """)
+    comparison.write("def shout(): os.write(1, b'in there\\n')", "inner.py")
+    config = {"targets": [{"modules": TARGETS, "exclude": ["inside"]}]}
+
+    ended = comparison.run([PYTHON, "app.py"], config=config)
+
+    assert ended.stdout == "in there\n" * 3
+    comparison.check_all_delivered(ended)
+
+
+@pytest.mark.xfail(sys.version_info >= (3, 12), reason="it is the script, not its folder", strict=True)
+def test_other_interpreters_of_a_script_import_what_is_beside_it(comparison: Comparison) -> None:
+    """Since 3.12 they begin with the ``sys.path`` of the program: its first entry is the folder of the script."""
+    comparison.write("""
+    try:
+        import _interpreters as interpreters
+    except ImportError:
+        import _xxsubinterpreters as interpreters
+    interpreters.run_string(interpreters.create(), "import os, sys; os.write(1, sys.path[0].encode())")
+    works(1)
+    """)
+
+    ended = comparison.run([PYTHON, "app.py"])
+
+    comparison.check_all_delivered(ended)
