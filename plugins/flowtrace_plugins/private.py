@@ -95,13 +95,24 @@ class PrivateFile:
             raise
 
     def status(self) -> os.stat_result | None:
-        """What the system knows of the file; None where the descriptor is no longer this file's."""
+        """What the system knows of the file; None where the descriptor is no longer this file's, or that is not known."""
         try:
-            status = os.fstat(self.fd)
-            is_ours = identity(status) == self.identity and _flags(self.fd) == self._flags
+            return self._status()
         except OSError:
             return None
-        return status if is_ours and os.getpid() == self._pid else None
+
+    def _status(self) -> os.stat_result | None:
+        if os.getpid() != self._pid or _flags(self.fd) != self._flags:
+            return None
+        status = os.fstat(self.fd)
+        return status if identity(status) == self.identity else None
+
+    def _is_open(self) -> bool:
+        """Whether there is something to unlock or close: also where the disk fails, or we would keep out ourselves."""
+        try:
+            return self._status() is not None
+        except OSError as error:
+            return error.errno != errno.EBADF
 
     def is_at(self, path: str) -> bool:
         """Whether the descriptor is ours, and the file stands at ``path``."""
@@ -135,13 +146,13 @@ class PrivateFile:
         try:
             yield True
         finally:
-            if self.status():  # closing is not enough: a child forked meanwhile shares the lock
+            if self._is_open():  # closing is not enough: a child forked meanwhile shares the lock
                 with contextlib.suppress(OSError):
                     _unlock(self.fd)
 
     def close(self) -> None:
         """Close the descriptor, unless its number belongs to somebody else by now."""
-        if self.status():
+        if self._is_open():
             with contextlib.suppress(OSError):
                 os.close(self.fd)
 
