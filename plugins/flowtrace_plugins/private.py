@@ -95,7 +95,7 @@ class PrivateFile:
             raise
 
     def status(self) -> os.stat_result | None:
-        """What the system knows of the file; None where the descriptor is no longer this file's, or that is not known."""
+        """What the system knows of the file; None where the descriptor may be no longer this file's."""
         try:
             return self._status()
         except OSError:
