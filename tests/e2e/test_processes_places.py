@@ -1,4 +1,4 @@
-"""Where a program finds little to live on, it starts, runs and ends as untraced, and says at most why less is traced."""
+"""Where a program finds little to live on, it starts, runs and ends as untraced, and says why less is traced."""
 
 from __future__ import annotations
 
