@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ipaddress
+import re
 import socket
+import zlib
 from typing import NamedTuple, TypeAlias
 from urllib.parse import urlsplit
 
@@ -48,6 +50,11 @@ class Endpoint(NamedTuple):
         public = f"{parts.scheme}://{location}{parts.path or '/'}"
         query = f"?{parts.query}" if parts.query else ""
         return cls(parts.scheme, parts.hostname, public + query, user_info, public)
+
+    @property
+    def place(self) -> str:
+        """A file name that stands for this server and path, whatever the user, the password and the query."""
+        return f"{re.sub(r'[^a-z0-9.-]', '_', self.host)}-{zlib.crc32(self.shown.encode()):08x}"
 
     @property
     def loopback(self) -> bool:

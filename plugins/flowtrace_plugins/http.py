@@ -21,8 +21,9 @@ from flowtrace.errors import SinkError
 from flowtrace.events import Batch
 from flowtrace.hooks import Batching, SinkContext
 from flowtrace_plugins.courier import Courier, Errand
+from flowtrace_plugins.endpoint import Endpoint
 from flowtrace_plugins.file import FileSink
-from flowtrace_plugins.options import FileOptions, HttpOptions, Rotate
+from flowtrace_plugins.options import FileOptions, HttpOptions, Rotate, Spool
 from flowtrace_plugins.parcel import Parcel
 from flowtrace_plugins.receiver import Receiver, Refused, ServerFailed, no_answer
 from flowtrace_plugins.spool import DiskSpool, Entry
@@ -45,8 +46,9 @@ class HttpSink:
         self._options, self._context = options, context
         self._timeout_s = options.timeout.seconds
         self._receiver: Receiver | None = None
-        self._spool = DiskSpool(options.spool, context, self._lose) if options.spool else None
-        self._dead_letters = _dead_letters(self._spool, context)
+        place = Endpoint.parse(options.url).place
+        self._spool = DiskSpool(options.spool, place, context, self._lose) if options.spool else None
+        self._dead_letters = _dead_letters(options.spool, context)
         self._courier = Courier(context.start_thread)
         self._request: Errand[int] | None = None  # for the batch that is being written
         self._parts = _Parts(Parcel.of(Batch("", [])))
@@ -332,8 +334,8 @@ class _Parts:
         self.problem = "the server rejected all events"
 
 
-def _dead_letters(spool: DiskSpool | None, context: SinkContext) -> FileSink:
+def _dead_letters(spool: Spool | None, context: SinkContext) -> FileSink:
     """A file beside the spool, shared by all processes and bounded."""
-    parent = os.path.dirname(spool.directory) if spool else os.path.join(context.directory, ".flowtrace")
-    place = msgspec.structs.replace(context, directory=os.path.join(parent, "dead-letter"))
+    parent = os.path.dirname(os.path.expanduser(spool.dir)) if spool else ".flowtrace"
+    place = msgspec.structs.replace(context, directory=os.path.join(context.directory, parent, "dead-letter"))
     return FileSink(FileOptions(path="{service}.jsonl", rotate=_DEAD_LETTERS), place)

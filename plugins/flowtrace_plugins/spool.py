@@ -101,11 +101,14 @@ class DiskSpool:
     """Batches in a directory, the oldest first, bounded in bytes and in age.
 
     Args:
+        place: The name of the directory below the one that the options name: what is meant for one server must not
+            go to another one.
         lost: Told of each batch that is dropped, as ``lost(batch id, reason, events)``, on either thread.
     """
 
-    def __init__(self, options: Spool, context: SinkContext, lost: Callable[[str, str, int], None]) -> None:
-        self.directory = os.path.join(context.directory, os.path.expanduser(options.dir))
+    def __init__(self, options: Spool, place: str, context: SinkContext, lost: Callable[[str, str, int], None]) -> None:
+        self._parent = os.path.join(context.directory, os.path.expanduser(options.dir))
+        self.directory = os.path.join(self._parent, place)
         self._max_bytes, self._max_age_ns = int(options.max_size), int(options.max_age)
         self._context, self._lost = context, lost
         self._lock = _thread.allocate_lock()  # what is listed while a batch is put has it, or none later
@@ -122,11 +125,12 @@ class DiskSpool:
             OSError: it cannot be made.
         """
         make_private_directory(self.directory)
-        status = os.stat(self.directory)
-        if sys.platform != "win32" and status.st_uid != os.geteuid():
-            raise SinkError(f"{self.directory} belongs to another user; choose another spool.dir", retry=False)
-        if sys.platform != "win32" and status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-            raise SinkError(f"others can write to {self.directory}; chmod 700 it", retry=False)
+        for path in (self._parent, self.directory):
+            status = os.stat(path)
+            if sys.platform != "win32" and status.st_uid != os.geteuid():
+                raise SinkError(f"{path} belongs to another user; choose another spool.dir", retry=False)
+            if sys.platform != "win32" and status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+                raise SinkError(f"others can write to {path}; chmod 700 it", retry=False)
         self._recount()
 
     def put(self, parcel: Parcel, *, durably: bool = True) -> Entry:

@@ -112,7 +112,7 @@ def endure(tracer: Tracer, receiver: ChaosServer, spool: Path, away: str) -> Out
     else:
         receiver.always = answer(200)
     back = time.monotonic()
-    wait_until(lambda: not any(spool.glob("*.gz")), "the spool is empty again", deadline_s=DRAINED_WITHIN_S)
+    wait_until(lambda: not any(spool.glob("*/*.gz")), "the spool is empty again", deadline_s=DRAINED_WITHIN_S)
     drained_after_s = time.monotonic() - back
 
     resident = resident_bytes(process)
@@ -136,7 +136,7 @@ def observe(process: Running, spool: Path, seconds: float) -> int:
 def waiting(spool: Path) -> int:
     """The bytes of what waits."""
     size = 0
-    for path in spool.glob("*.gz"):
+    for path in spool.glob("*/*.gz"):
         try:
             size += path.stat().st_size
         except FileNotFoundError:  # delivered meanwhile
@@ -146,7 +146,7 @@ def waiting(spool: Path) -> int:
 
 def left_in(spool: Path) -> list[Event]:
     """The events that wait."""
-    bodies = [gzip.decompress(path.read_bytes()) for path in sorted(spool.glob("*.gz"))]
+    bodies = [gzip.decompress(path.read_bytes()) for path in sorted(spool.glob("*/*.gz"))]
     return [orjson.loads(line) for body in bodies for line in body.splitlines()]
 
 

@@ -547,7 +547,7 @@ def spooling(directory: Path, server: ChaosServer, *, pid: int = 1, **options: A
 
 def waiting(opened: Opened) -> int:
     """How many batches wait on disk."""
-    return len(list((opened.directory / ".flowtrace" / "spool").glob("*.ndjson.gz")))
+    return len(list((opened.directory / ".flowtrace" / "spool").glob("*/*.ndjson.gz")))
 
 
 def drained(opened: Opened) -> None:
@@ -648,6 +648,26 @@ def test_refused_from_the_spool(server: ChaosServer, tmp_path: Path) -> None:
     assert opened.dead_letters == [1]
     assert opened.losses == [("refused by the server", 1)]
     assert delivered(server) == [1, 1, 2]
+
+
+def test_two_servers_share_no_spool(server: ChaosServer, tmp_path: Path) -> None:
+    """What waits for one server does not go to another one, though their sinks name the same directory."""
+    server.script += [answer(503, Retry_After="300")]
+    opened = spooling(tmp_path, server)
+    opened.write(1)
+    opened.close()
+
+    with chaos_server.running() as elsewhere:
+        other = spooling(tmp_path, elsewhere)
+        other.write(2)
+        other.close()
+        arrived = delivered(elsewhere)
+    same = Opened(tmp_path, server.url.replace("//", "//me:new@") + "?token=new", spool={})
+    drained(same)
+    same.close()
+
+    assert arrived == [2]
+    assert delivered(server) == [1, 1]
 
 
 def test_losses_of_others_are_not_ours(server: ChaosServer, tmp_path: Path) -> None:

@@ -273,7 +273,7 @@ class Delivery(RuleBasedStateMachine):
 
     def files(self) -> list[Path]:
         """What waits on disk."""
-        return sorted(self.directory.glob("spool/*.gz"))
+        return sorted(self.directory.glob("spool/*/*.gz"))
 
     def spoil(self, path: Path) -> None:
         """Remember that a batch may not be delivered any more."""

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from harness import wait_until
 
 from flowtrace.config import decode
 from flowtrace.errors import SinkError
@@ -37,7 +38,7 @@ class Opened:
         def lost(id: str, reason: str, events: int) -> None:
             self.losses.append((reason, events))
 
-        self.spool = DiskSpool(decode({"dir": "spool"} | options, Spool), context, lost)
+        self.spool = DiskSpool(decode({"dir": "."} | options, Spool), "spool", context, lost)
         self.spool.open()
 
     @property
@@ -75,22 +76,23 @@ def test_only_this_user_can_read_it(tmp_path: Path) -> None:
     """The directory is 0700 and its files are 0600, whatever the umask."""  # fault X3, X4
     before = os.umask(0)
     try:
-        Opened(tmp_path, dir="a/spool").spool.put(parcel(1))
+        Opened(tmp_path, dir="a/b").spool.put(parcel(1))
     finally:
         os.umask(before)
 
-    modes = [os.stat(path).st_mode & 0o777 for path in (tmp_path / "a", tmp_path / "a/spool")]
-    (file,) = (tmp_path / "a/spool").glob("*.gz")
-    assert [*modes, os.stat(file).st_mode & 0o777] == [0o700, 0o700, 0o600]
+    modes = [os.stat(path).st_mode & 0o777 for path in (tmp_path / "a", tmp_path / "a/b", tmp_path / "a/b/spool")]
+    (file,) = (tmp_path / "a/b/spool").glob("*.gz")
+    assert [*modes, os.stat(file).st_mode & 0o777] == [0o700, 0o700, 0o700, 0o600]
 
 
-def test_directory_that_others_can_write_to(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["a", "a/spool"])
+def test_directory_that_others_can_write_to(tmp_path: Path, name: str) -> None:
     """A directory where others could plant batches is refused, with the remedy."""  # fault X4
-    (tmp_path / "spool").mkdir()
-    (tmp_path / "spool").chmod(0o777)
+    Opened(tmp_path, dir="a")
+    (tmp_path / name).chmod(0o777)
 
-    with pytest.raises(SinkError, match=r"others can write to .*; chmod 700 it"):
-        Opened(tmp_path)
+    with pytest.raises(SinkError, match=rf"others can write to .*/{name}; chmod 700 it"):
+        Opened(tmp_path, dir="a")
 
 
 def test_oldest_makes_room(tmp_path: Path) -> None:
@@ -304,7 +306,7 @@ def test_lease_ends_with_its_holder(tmp_path: Path) -> None:
         holder.kill()
         holder.wait()
     try:
-        after = opened.spool.lease()
+        after = wait_until(opened.spool.lease, "the lease is free")
         os.kill(child, 0)  # it lives
     finally:
         os.kill(child, signal.SIGKILL)
