@@ -372,7 +372,7 @@ def test_receiver_that_is_away_for_hours_is_tried_on(lanes: Lanes) -> None:
 
 
 def test_batch_that_is_never_taken_holds_the_others_up_for_five_minutes(
-    lanes: Lanes, monkeypatch: pytest.MonkeyPatch
+    lanes: Lanes, monkeypatch: pytest.MonkeyPatch, wait_until: Callable[..., Any]
 ) -> None:
     """A sink that always hopes for the next try gives a batch up after all, and those behind it flow."""  # fault S17
     offset = [0.0]
@@ -396,7 +396,7 @@ def test_batch_that_is_never_taken_holds_the_others_up_for_five_minutes(
     lane = lanes.start(sink)
     lane.offer(lanes.chunk(statement(0)))
     lane.offer(lanes.chunk(statement(1)))
-    settle(lane)
+    wait_until(lambda: not lane.waiting)
 
     assert (len(sink.tries), seqs(sink)) == (6, [1])
     assert [(loss.reason, loss.events) for loss in lane.losses.take()] == [("the sink failed", 1)]
