@@ -90,7 +90,7 @@ class Agent:
 
     def start(self) -> None:
         """Open the doors to the program and the sinks."""
-        self._endings.watch_signals()  # first of all: what has said START is to say STOP
+        self._endings.watch_signals(self.splices)  # first of all: what has said START is to say STOP
         if self._config.flush.hard_exits:
             self._endings.watch_hard_exits()
         self._limit()
@@ -264,6 +264,7 @@ class Agent:
         self._announcement.when_settled()
         self._control.look()
         self._fork_silence.end_when_due()
+        self._endings.look()
         self.attachment.say_problems()
 
     def _lanes(self) -> list[Lane]:

@@ -137,7 +137,9 @@ class Importer:
         try:
             names = ["__main__", os.path.basename(path).removesuffix(".py")]
             if path.endswith(".py") and os.path.isfile(path) and self._attachment.selection.module(names, path):
-                return _ScriptImporter(self._attachment, path, names)
+                with open(path, "rb") as file:  # what cannot be compiled is Python's to run
+                    plain = compile(file.read(), path, "exec", dont_inherit=True)
+                return _ScriptImporter(self._attachment, path, names, plain)
         except Exception as error:
             raise ImportError(str(error)) from error
         raise ImportError(f"{path!r} is not a script to trace")
@@ -146,18 +148,15 @@ class Importer:
 class _ScriptImporter:
     """Gives ``runpy`` the instrumented code of a script as the module ``__main__``."""
 
-    def __init__(self, attachment: Attaches, path: str, names: Sequence[str]) -> None:
-        self._attachment, self._path, self._names = attachment, path, names
+    def __init__(self, attachment: Attaches, path: str, names: Sequence[str], plain: types.CodeType) -> None:
+        self._attachment, self._path, self._names, self._plain = attachment, path, names, plain
 
     def find_spec(self, name: str, target: object = None) -> ModuleSpec | None:
         return ModuleSpec(name, self, origin=self._path) if name == "__main__" else None  # type: ignore[arg-type]
 
     def get_code(self, name: str) -> types.CodeType:
         """One call that makes ``__main__`` what it is for a plain script, and runs the script's instrumented code."""
-        with open(self._path, "rb") as file:
-            source = file.read()
-        plain = compile(source, self._path, "exec", dont_inherit=True)
-        script = Script(self._attachment.instrument(self._names, self._path, plain), self._path)
+        script = Script(self._attachment.instrument(self._names, self._path, self._plain), self._path)
         return _call_of(script, "run")
 
 

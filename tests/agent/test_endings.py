@@ -13,7 +13,10 @@ import pytest
 
 from flowtrace import endings as endings_module
 from flowtrace.endings import SIGNALS, Endings
+from flowtrace.recorder import Recorder
+from flowtrace.splices import Splices
 
+linux = pytest.mark.skipif(sys.platform != "linux", reason="files in memory")
 DEADLY = [signal.SIGTERM, signal.SIGHUP]
 
 
@@ -24,6 +27,12 @@ def default_actions() -> Iterator[None]:
     yield
     for each, handler in before.items():
         signal.signal(each, handler)
+
+
+class Heedless(Endings):
+    """Endings whose main thread does not act on a signal, as if it were in a call that blocks."""
+
+    def _stop_and_die(self, number: int, frame: object) -> None: ...
 
 
 class Noted:
@@ -51,7 +60,7 @@ def test_default_action_comes_after_the_end(number: signal.Signals, tmp_path: Pa
 
     def child() -> None:
         endings = Endings(lambda: (tmp_path / "stopped").touch(), lambda: None)
-        endings.watch_signals()
+        endings.watch_signals(Splices(Recorder()))
         os.kill(os.getpid(), number)
         signal.pause()
 
@@ -65,16 +74,63 @@ def test_handlers_of_the_program_stay() -> None:
     signal.signal(signal.SIGTERM, handler)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
 
-    Noted().endings.watch_signals()
+    Noted().endings.watch_signals(Splices(Recorder()))
 
     assert [signal.getsignal(each) for each in DEADLY] == [handler, signal.SIG_IGN]
+
+
+@pytest.fixture
+def spliced() -> Iterator[Endings]:
+    """Endings that hear of what the program says about signals."""
+    splices = Splices(Recorder())
+    endings = Heedless(lambda: None, lambda: None)
+    endings.watch_signals(splices)
+    splices.imported()
+    yield endings
+    splices.switch(on=False)
+
+
+@pytest.mark.parametrize("number", SIGNALS, ids=lambda each: each.name)
+@pytest.mark.parametrize("default", [signal.SIG_DFL, 0], ids=["enum", "int"])
+def test_default_action_that_the_program_asks_for_is_stood_in_for(
+    default: int, number: signal.Signals, spliced: Endings
+) -> None:
+    """Servers take their handlers back before they die of a signal: what they record last is delivered all the same."""
+    previous = signal.signal(int(number), lambda number, frame: None)
+    signal.signal(number, default)
+
+    assert signal.getsignal(number) == spliced._handler
+    signal.signal(number, signal.SIG_IGN)
+    assert signal.getsignal(number) is signal.SIG_IGN
+    signal.signal(number, previous)
+    assert signal.getsignal(number) == previous
+
+
+def test_other_signals_are_not_touched(spliced: Endings) -> None:
+    """Nor what is no signal, and what cannot be set here fails as ever."""
+    signal.signal(signal.SIGUSR1, signal.SIG_DFL)
+    assert signal.getsignal(signal.SIGUSR1) is signal.SIG_DFL
+    with pytest.raises(TypeError):
+        signal.signal("TERM", signal.SIG_DFL)  # type: ignore[arg-type]
+    errors: list[BaseException] = []
+
+    def elsewhere() -> None:
+        try:
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
+        except ValueError as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=elsewhere)
+    thread.start()
+    thread.join()
+    assert len(errors) == 1
 
 
 def test_signals_are_held_while_a_fork_lasts() -> None:
     """Ours only: what comes between the fork and Python's hooks in the child is not forgotten."""
     endings = Noted().endings
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    endings.watch_signals()
+    endings.watch_signals(Splices(Recorder()))
 
     endings.before_fork()
     held = signal.pthread_sigmask(signal.SIG_BLOCK, [])
@@ -93,7 +149,7 @@ def test_child_of_a_thread_has_the_default_actions(
     """From 3.13 on, Python would not call a handler there; elsewhere ours stays."""
     monkeypatch.setattr(sys, "version_info", version)
     endings = Noted().endings
-    endings.watch_signals()
+    endings.watch_signals(Splices(Recorder()))
     handler = signal.getsignal(signal.SIGTERM)
 
     if by_main:
@@ -106,6 +162,76 @@ def test_child_of_a_thread_has_the_default_actions(
 
     expected = handler if by_main or version == (3, 12) else signal.SIG_DFL
     assert [signal.getsignal(each) for each in DEADLY] == [expected, expected]
+
+
+@pytest.fixture
+def reminders(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The signals that the main thread was reminded of."""
+    sent: list[int] = []
+    monkeypatch.setattr(endings_module.signal, "pthread_kill", lambda thread, number: sent.append(number))
+    return sent
+
+
+@linux
+def test_main_thread_is_reminded_of_a_signal_that_it_does_not_act_on(reminders: list[int]) -> None:
+    """Python acts on a signal when bytecode runs; one that came just before a call that blocks would wait with it."""
+    endings = Heedless(lambda: None, lambda: None)
+    endings.watch_signals(Splices(Recorder()))
+
+    endings.look()
+    os.kill(os.getpid(), signal.SIGTERM)
+    endings.look()
+    endings.look()
+
+    assert reminders == [signal.SIGTERM, signal.SIGTERM]
+
+
+@linux
+def test_handlers_of_the_program_are_not_reminded(reminders: list[int]) -> None:
+    """What the program does about a signal is its own affair, from when it says so."""
+    endings = Heedless(lambda: None, lambda: None)
+    endings.watch_signals(Splices(Recorder()))
+    os.kill(os.getpid(), signal.SIGTERM)
+    signal.signal(signal.SIGTERM, lambda number, frame: None)
+
+    endings.look()
+
+    assert reminders == []
+
+
+@linux
+def test_descriptor_that_the_program_has_closed_is_replaced(reminders: list[int], tmp_path: Path) -> None:
+    """Nothing is written to the file of the program's that has its number now; the next signal is noted."""  # P11
+    endings = Heedless(lambda: None, lambda: None)
+    endings.watch_signals(Splices(Recorder()))
+    [(fd, _), *_] = endings._arrivals._files.values()
+    os.close(fd)
+    with open(tmp_path / "theirs", "wb") as theirs:
+        os.dup2(theirs.fileno(), fd)
+    endings.look()
+    os.kill(os.getpid(), signal.SIGTERM)
+    endings.look()
+    os.close(fd)
+
+    assert reminders == [signal.SIGTERM]
+    assert (tmp_path / "theirs").read_bytes() == b""
+
+
+@linux
+def test_child_has_not_got_the_signals_of_its_parent(tmp_path: Path) -> None:
+    """Each process notes its own."""
+    endings = Heedless(lambda: None, lambda: None)
+    endings.watch_signals(Splices(Recorder()))
+    os.kill(os.getpid(), signal.SIGTERM)
+
+    def child() -> None:
+        endings.after_fork_in_child()
+        assert not endings._arrivals.has_come(signal.SIGTERM)
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert endings._arrivals.has_come(signal.SIGTERM)
+        os._exit(0)
+
+    assert status_of(child) == 0
 
 
 def test_hard_exits_deliver_first(monkeypatch: pytest.MonkeyPatch) -> None:
