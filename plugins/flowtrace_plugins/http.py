@@ -31,7 +31,7 @@ from flowtrace_plugins.spool import DiskSpool, Entry
 _LAST_TRY_S = 0.15  # for what is under way when the process ends, and there is a spool for it
 _PATIENCE_S = 0.5  # then a request under way gets its place in the spool, and what comes after it too
 _GRACE_S = 0.1  # for a request to notice by itself that its time is over
-_SIBLING_S = 0.5  # until the next look at whether another process still delivers
+_PAUSE_S = 0.5  # at least, where the server is away, another process delivers, or a file cannot be used
 _INLINE_S = 0.5  # of delivering from the spool where there is no thread for it
 _BACKOFF_BASE_S, _BACKOFF_CAP_S = 0.5, 5.0  # a receiver that is back is to be found soon
 _POISON_TRIES = 10  # a batch that the server fails at this often is the cause, and holds up all behind it
@@ -221,10 +221,11 @@ class HttpSink:
     def _drain(self, spool: DiskSpool) -> None:
         """Deliver from the spool until it is empty, with pauses while the server is away."""
         while not self._is_over() and not spool.is_empty():
-            if not self._may_try():
-                self._pause(self._not_before - time.monotonic())
-            elif not self._drain_once(spool, math.inf):
-                self._pause(_SIBLING_S)
+            if self._may_try() and self._drain_once(spool, math.inf):
+                continue
+            if self._ended_at != math.inf:
+                return
+            self._pause(max(self._not_before - time.monotonic(), _PAUSE_S))
 
     def _drain_once(self, spool: DiskSpool, until: float) -> bool:
         """Deliver from the spool what is there now, oldest first; says whether any of it was."""
@@ -297,7 +298,7 @@ class HttpSink:
         return self._not_before <= time.monotonic() and not self._is_over()
 
     def _pause(self, pause_s: float) -> None:
-        if self._ending.acquire(timeout=max(0.0, pause_s)):
+        if self._ending.acquire(timeout=pause_s):
             self._ending.release()
 
     def _late(self, reason: str) -> SinkError:

@@ -39,7 +39,7 @@ _PUT_ASIDE = re.compile(rf"{_NAME.pattern}\.corrupt")
 _TEMPORARY = re.compile(rf"{_NAME.pattern}\.\d+\.tmp")
 _RECOUNT_S = 30.0  # other processes add to the directory as well
 _ABANDONED_S = 3600.0  # a temporary file as old as this is left from a crash
-_PASSING = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EINTR, errno.EAGAIN}  # say nothing of the file
+_OF_THE_FILE = {errno.EIO, errno.EACCES, errno.EPERM, errno.EISDIR, errno.ELOOP}  # and not of the process or the system
 _READ_BYTES = 1024 * 1024
 _CANDIDATES = 1_000  # to make room next, remembered from one listing of the directory
 
@@ -67,7 +67,11 @@ class Lease:
         self.file = PrivateFile(path, os.O_RDWR)
         _leases.add(self)
         self._lock = contextlib.ExitStack()
-        self._is_locked = self._lock.enter_context(self.file.locked())
+        try:
+            self._is_locked = self._lock.enter_context(self.file.locked())
+        except BaseException:
+            self.release()
+            raise
 
     @property
     def is_held(self) -> bool:
@@ -197,7 +201,7 @@ class DiskSpool:
         except FileNotFoundError:
             return None
         except (SinkError, OSError, EOFError, zlib.error) as error:
-            if isinstance(error, OSError) and error.errno in _PASSING:
+            if isinstance(error, OSError) and error.errno and error.errno not in _OF_THE_FILE:
                 raise SinkError(f"cannot read the spool {self.directory}: {error.strerror}") from error
             self._put_aside(entry)
             return None

@@ -190,7 +190,7 @@ class Delivery(RuleBasedStateMachine):
         """A file of the spool is cut off, or a bit of it is flipped."""
         path = data.draw(st.sampled_from(self.files()))
         self.spoil(path)
-        content = bytearray(path.read_bytes())
+        content = bytearray(path.read_bytes().ljust(9, b"x"))
         content[-7] ^= 64  # of the checksum
         path.write_bytes(content[: data.draw(st.sampled_from([0, 5, len(content)]))])
 
@@ -292,6 +292,7 @@ def numbers(batch: Batch) -> list[int]:
 
 
 @pytest.mark.timeout(1_200)
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # generators of processes that are dead
 def test_each_event_is_delivered_once_or_counted() -> None:
     """See the module: hypothesis looks for an order of things that loses an event, or has it come twice."""
     # fault S10, S11, S16, S19, S20, S21
