@@ -34,7 +34,8 @@ _GRACE_S = 0.1  # for a request to notice by itself that its time is over
 _PAUSE_S = 0.5  # at least, where the server is away, another process delivers, or a file cannot be used
 _INLINE_S = 0.5  # of delivering from the spool where there is no thread for it
 _BACKOFF_BASE_S, _BACKOFF_CAP_S = 0.5, 5.0  # a receiver that is back is to be found soon
-_POISON_TRIES = 10  # a batch that the server fails at this often is the cause, and holds up all behind it
+_POISON_TRIES = 10  # a batch that the server fails at this often, and for this long, is the cause:
+_POISON_S = 120.0  # it holds up all behind it; a server that fails at whatever comes should be back sooner
 _DEAD_LETTERS = Rotate(max_size=Size("16MiB"), keep=1)
 
 
@@ -270,11 +271,10 @@ class HttpSink:
                 else:
                     self._set_aside(part, str(refused))
             except ServerFailed as failed:
-                parts.failures += 1
-                if parts.failures < _POISON_TRIES:
+                if not parts.is_poison():
                     raise
                 parts.left.pop()
-                self._set_aside(part, f"{failed} {_POISON_TRIES} times")
+                self._set_aside(part, f"{failed} {parts.failures} times")
         self._failures = 0
         return parts.lost
 
@@ -331,8 +331,15 @@ class _Parts:
         self.id = parcel.id
         self.left = [parcel] if parcel.events else []  # the next one last
         self.lost = 0
-        self.failures = 0
+        self.failures, self.failing_since = 0, math.inf
         self.problem = "the server rejected all events"
+
+    def is_poison(self) -> bool:
+        """Count a failure of the server; says whether there were enough of them, for long enough."""
+        now = time.monotonic()
+        self.failures += 1
+        self.failing_since = min(self.failing_since, now)
+        return self.failures >= _POISON_TRIES and now - self.failing_since >= _POISON_S
 
 
 def _dead_letters(spool: Spool | None, context: SinkContext) -> FileSink:

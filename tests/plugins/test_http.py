@@ -24,7 +24,8 @@ from harness import wait_until
 from flowtrace.config import Duration, decode
 from flowtrace.errors import SinkError
 from flowtrace.testing import make_batch, make_context
-from flowtrace_plugins.http import _POISON_TRIES, HttpSink
+from flowtrace_plugins import http
+from flowtrace_plugins.http import HttpSink
 from flowtrace_plugins.options import HttpOptions
 from flowtrace_plugins.parcel import Parcel
 from tests.faults import chaos_server
@@ -234,15 +235,27 @@ def test_single_line_too_large(server: ChaosServer, sink: Opened) -> None:
     assert sink.losses == [("refused by the server", 1)]
 
 
-def test_poison_batch_is_given_up(server: ChaosServer, sink: Opened) -> None:
+def test_poison_batch_is_given_up(server: ChaosServer, sink: Opened, monkeypatch: pytest.MonkeyPatch) -> None:
     """A batch that the server fails at time and again is set aside, so that what follows can flow."""  # fault S17
-    server.script += [answer(500)] * _POISON_TRIES
+    monkeypatch.setattr(http, "_POISON_S", 0.0)
+    server.script += [answer(500)] * http._POISON_TRIES
 
-    errors = [sink.failure(1) for _ in range(_POISON_TRIES)]
+    errors = [sink.failure(1) for _ in range(http._POISON_TRIES)]
     sink.write(2, id="r-1-2")
 
-    assert [error.retry for error in errors] == [True] * (_POISON_TRIES - 1) + [False]
+    assert [error.retry for error in errors] == [True] * (http._POISON_TRIES - 1) + [False]
     assert sink.dead_letters == [1]
+
+
+def test_server_that_fails_for_a_while(server: ChaosServer, sink: Opened) -> None:
+    """However often the server fails within a minute, it is not the batch that is given up."""  # fault S17
+    server.script += [answer(500)] * 2 * http._POISON_TRIES
+
+    errors = [sink.failure(1) for _ in range(2 * http._POISON_TRIES)]
+    sink.write(1)
+
+    assert all(error.retry for error in errors)
+    assert sink.dead_letters == []
 
 
 def test_partly_rejected(server: ChaosServer, sink: Opened) -> None:
