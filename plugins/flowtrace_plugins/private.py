@@ -147,8 +147,10 @@ class PrivateFile:
             yield True
         finally:
             if self._is_open():  # closing is not enough: a child forked meanwhile shares the lock
-                with contextlib.suppress(OSError):
+                try:
                     _unlock(self.fd)
+                except OSError:
+                    self.close()  # rather than keep out all others
 
     def close(self) -> None:
         """Close the descriptor, unless its number belongs to somebody else by now."""
