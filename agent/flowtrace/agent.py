@@ -11,7 +11,6 @@ import contextlib
 import os
 import platform
 import sys
-import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -37,6 +36,7 @@ from flowtrace.plugins import Registry, load
 from flowtrace.recorder import Recorder
 from flowtrace.splices import Splices
 from flowtrace.tracecontext import VARIABLE
+from flowtrace.unpatched import time
 
 MAX_TURN_NS = 1_000_000_000  # however long `flush.interval` is, whoever asks by `flowtrace ctl` waits no longer
 

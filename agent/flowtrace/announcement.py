@@ -6,13 +6,13 @@ import contextlib
 import math
 import os
 import sys
-import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from flowtrace.config import Resolved
 from flowtrace.patcher import Traced
+from flowtrace.unpatched import time
 
 SETTLED_S = 0.3  # so long no module was attached: then the line is written,
 WARNED_S = 1.0  # after a fork, Python has warned of it

@@ -7,14 +7,11 @@ or its memory leaves this thread no room, it goes on later with what it had at h
 
 from __future__ import annotations
 
-import _queue
-import _thread
 import collections
 import contextlib
 import itertools
 import json
 import os
-import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -25,6 +22,7 @@ from flowtrace.events import ENTER, EXCEPTION, EXIT, STATEMENT, Batch, Lines, Re
 from flowtrace.keeping import EVERYTHING, Keeper, Terms, terms
 from flowtrace.lane import POLL_S, STARVED, Chunk, Lane, Loss, Losses
 from flowtrace.recorder import RECORD_BYTES, Recorder
+from flowtrace.unpatched import _queue, _thread, time
 
 MOST_TURN_S = 0.5  # however rarely events are flushed, requests from outside are looked for
 BATCH_EVENTS = 2_048  # a batch is handed on when it has so many events,

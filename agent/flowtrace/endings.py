@@ -8,7 +8,6 @@ of `os` are replaced only where the configuration asks for it (``flush.hard_exit
 from __future__ import annotations
 
 import _signal  # type: ignore[import-not-found, unused-ignore]  # `signal.signal` is spliced
-import _thread
 import contextlib
 import faulthandler
 import functools
@@ -21,6 +20,7 @@ from typing import Any, NoReturn
 
 from flowtrace.constants import Raised
 from flowtrace.splices import Splice, Splices
+from flowtrace.unpatched import _thread
 
 if sys.platform != "win32":
     import fcntl

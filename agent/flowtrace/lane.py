@@ -10,11 +10,8 @@ interpreter does not wait for them. A lane is told to finish, and given a deadli
 
 from __future__ import annotations
 
-import _queue
-import _thread
 import math
 import random
-import time
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -23,6 +20,7 @@ import orjson
 from flowtrace.errors import SinkError
 from flowtrace.events import ENTER, STATEMENT, Batch, Record
 from flowtrace.hooks import Batching, Sink
+from flowtrace.unpatched import _queue, _thread, time
 
 MAX_LEFT_SPANS = 16_384  # of dropped calls that have ended, remembered per lane for what tasks still do below them
 TRIES = 3  # of a batch that a sink fails to take for no stated reason

@@ -14,7 +14,6 @@ backward jumps, never inside ``state.lost_calls += 1``.
 
 from __future__ import annotations
 
-import _thread
 import collections
 import contextlib
 import contextvars
@@ -22,7 +21,6 @@ import itertools
 import mmap
 import random
 import sys
-import time
 import types
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple, Protocol, TypeAlias
@@ -31,6 +29,7 @@ from flowtrace.constants import FOLDER, Raised, name_of, named
 from flowtrace.events import ENTER, EXCEPTION, EXIT, NO_RESULT, NOT_CAPTURED, Record
 from flowtrace.introspection import module_of, traceback_of
 from flowtrace.tracecontext import Remote
+from flowtrace.unpatched import _thread, time
 
 Current: TypeAlias = "tuple[int | str, int | str] | tuple[Entry, None]"
 Flow: TypeAlias = tuple[Any, ...]

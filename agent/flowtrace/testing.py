@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import _thread
 import os
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -11,6 +10,7 @@ import orjson
 
 from flowtrace.events import Batch
 from flowtrace.hooks import SinkContext
+from flowtrace.unpatched import _thread
 
 __all__ = ["MemorySink", "make_batch", "make_context"]
 
