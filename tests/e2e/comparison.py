@@ -121,7 +121,8 @@ class Comparison:
         folder = self._tracer.folder
         file, signpost = folder / ("counted" if is_traced else "counted-plain"), folder / "go-on"
         signpost.unlink(missing_ok=True)
-        env = {"PYTHONPATH": str(PROGRAMS), "COUNTED_CALLS": str(file), "PYTHONDONTWRITEBYTECODE": "1", **env}
+        own = {"PYTHONPATH": str(PROGRAMS), "COUNTED_CALLS": str(file), "HOME": str(folder)}
+        env = {**own, "PYTHONDONTWRITEBYTECODE": "1", **env}
         if is_traced:
             running = self._tracer.start(args, config=config, options=options, env=env)
         else:

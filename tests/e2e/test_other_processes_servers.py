@@ -1,7 +1,7 @@
 """gunicorn's processes deliver every call, as those of uvicorn do.
 
 Its own workers end by ``sys.exit``. Those of uvicorn run the server to its end, which raises the signal once more:
-gunicorn's class for them has put the default actions back for it, which end the process past `atexit`.
+gunicorn's class for them has put the default actions back for it, which would end the process past `atexit`.
 """
 
 from __future__ import annotations
@@ -53,7 +53,6 @@ def test_workers_of_gunicorn(
 
 @SIGNALS
 @PRELOAD
-@pytest.mark.xfail(reason="they put the default action of the signal back, and die of it", strict=True)
 def test_workers_of_uvicorn(preload: bool, number: signal.Signals, comparison: Comparison, free_port: int) -> None:
     """They deliver all, the calls of the application's shutdown included."""  # faults P7, P13
     check_gunicorn(comparison, UVICORN, number, free_port, preload=preload)

@@ -275,21 +275,23 @@ def test_programs_that_are_started_deliver_their_own(comparison: Comparison) -> 
     assert len(ended.processes) == 9
 
 
+VERSION = "import sys; sys.stdout.write('%d.%d' % sys.version_info[:2])"
+
+
 def other_pythons() -> list[str]:
-    """Interpreters that have no flowtrace, of this machine, of any version."""
+    """One interpreter of each version that this machine has, without flowtrace."""
     folder = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv"), "versions")
-    found = [str(path) for path in sorted(folder.glob("*/bin/python")) if os.access(path, os.X_OK)]
+    paths = [str(path) for path in sorted(folder.glob("*/bin/python"))]
     names = ["python2.7", *(f"python3.{minor}" for minor in range(6, 16))]
-    found += [path for name in names if (path := shutil.which(name))]
-    return [python for python in found if not _has_flowtrace(python)]
+    paths += [path for name in names if (path := shutil.which(name))]
+    found: dict[str, str] = {}
+    for path in paths:
+        version = subprocess.run([path, "-c", VERSION], capture_output=True, text=True, check=False).stdout
+        if version and subprocess.run([path, "-c", "import flowtrace"], capture_output=True, check=False).returncode:
+            found.setdefault(version, path)
+    return list(found.values())
 
 
-def _has_flowtrace(python: str) -> bool:
-    done = subprocess.run([python, "-c", "import flowtrace"], capture_output=True, cwd="/", check=False)
-    return done.returncode == 0
-
-
-@pytest.mark.xfail(reason="before 3.10 they say that our sitecustomize has failed", strict=True)
 def test_other_python_without_flowtrace_runs_without_noise(comparison: Comparison) -> None:
     """A program may call Pythons of any version; those that have no flowtrace run untraced."""
     pythons = other_pythons()

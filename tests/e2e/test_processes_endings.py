@@ -6,12 +6,15 @@ to deliver: there the tests wait until the calls before are in the file, and all
 
 from __future__ import annotations
 
+import json
+import os
 import signal
 import sys
+import time
 
 import harness
 import pytest
-from comparison import Comparison, Counted, by_name, calls_entered
+from comparison import PROGRAMS, Comparison, Counted, by_name, calls_entered
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 PYTHON = sys.executable
@@ -127,6 +130,52 @@ def test_program_that_becomes_another_is_traced_on(way: str, comparison: Compari
     harness.check_conservation(second)
 
 
+HARD = {
+    "os._exit": "os._exit(5)",
+    "os._exit in a call": """
+        def leave():
+            count("leave")
+            os._exit(5)
+        leave()
+        """,
+    "os._exit in a thread": "threading.Thread(target=lambda: os._exit(5)).start(); time.sleep(60)",
+    "os._exit in a child": """
+        pid = os.fork()
+        if pid == 0:
+            works(3)
+            os._exit(9)
+        os._exit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+        """,
+    "exec": """
+        if sys.argv[1:]:
+            sys.exit(5)
+        os.execv(sys.executable, [sys.executable, "app.py", "second"])
+        """,
+    "exec that fails": """
+        try:
+            os.execv("none", ["none"])
+        except FileNotFoundError:
+            works(4)
+        """,
+}
+
+
+@pytest.mark.parametrize("ending", HARD)
+def test_hard_exits_deliver_all_where_that_is_asked_for(ending: str, comparison: Comparison) -> None:
+    """With ``flush.hard_exits`` what waits is delivered before ``os._exit`` and ``os.exec*``."""  # faults C9, P5
+    comparison.write("works(20)" + "\n" + HARD[ending].replace("\n        ", "\n"))
+
+    ended = comparison.run([PYTHON, "app.py"], config={"flush": {"hard_exits": True, "interval": "1s"}})
+
+    entered = calls_entered(ended.events)
+    assert entered == comparison.counted, f"missing: {comparison.counted - entered}"
+    spans = [event["spanId"] for event in ended.events if event["event"] == "ENTER"]
+    assert len(set(spans)) == len(spans)
+    if ending != "exec":
+        for events in ended.processes.values():
+            assert events[-1]["event"] == "STOP"
+
+
 def test_daemon_threads_may_be_alive_at_the_end(comparison: Comparison) -> None:
     """They record up to the end: of each thread all calls up to it, in order; what comes later is counted as lost."""
     comparison.write("""
@@ -222,3 +271,77 @@ for step in range(3_000):
 
     del comparison.counted[ended.pid, "ready"]
     comparison.check_all_delivered(ended)
+
+
+STARTS, START_S = 12, 0.5  # so many moments of a start that takes about so long
+WATCHED = """
+def watch():
+    main = threading.main_thread().ident
+    while "_stop_and_die" not in functions(sys._current_frames()[main]):
+        time.sleep(0.001)
+    count("stopping")
+    time.sleep(60)
+
+def functions(frame):
+    while frame:
+        yield frame.f_code.co_name
+        frame = frame.f_back
+
+works(2_000)
+threading.Thread(target=watch, daemon=True).start()
+count("ready")
+time.sleep(60)
+"""
+
+
+def test_second_signal_does_not_cut_off_what_the_first_delivers(comparison: Comparison, tracer: harness.Tracer) -> None:
+    """While a slow reader keeps the sink waiting, another SIGTERM changes nothing: all is delivered, and once."""
+    # fault P7
+    comparison.write(WATCHED)
+    output, counted = tracer.folder / "output", tracer.folder / "counted"
+    os.mkfifo(output)
+    reader = os.open(output, os.O_RDONLY | os.O_NONBLOCK)
+    running = tracer.start(
+        ["/bin/sh", "-c", f"exec {PYTHON} app.py > output"],
+        options=["--quiet"],
+        config={
+            "sinks": [{"type": "stdout", "format": "json"}],
+            "targets": [{"modules": ["__main__"], "exclude": ["watch", "functions"]}],
+            "flush": {"shutdown_timeout": "30s"},
+        },
+        env={"PYTHONPATH": str(PROGRAMS), "COUNTED_CALLS": str(counted)},
+    )
+    program = Counted(running, file=counted, signpost=output, is_traced=True)
+
+    program.wait_for("ready")
+    running.process.send_signal(signal.SIGTERM)
+    program.wait_for("stopping")
+    running.process.send_signal(signal.SIGTERM)
+    os.set_blocking(reader, True)
+    with open(reader, "rb") as stream:
+        events = [json.loads(line) for line in stream]
+
+    assert running.wait().returncode == -signal.SIGTERM
+    assert by_name(calls_entered(events)) == {"works": 1, "work": 2_000}
+    assert sorted(event["seq"] for event in events) == list(range(len(events)))
+    assert events[-1]["event"] == "STOP"
+    assert events[-1]["lost"] == {"stdout": 0}
+
+
+def test_signal_during_the_start_ends_the_program(comparison: Comparison, tracer: harness.Tracer) -> None:
+    """Whenever SIGTERM comes, in the launcher, the agent or the first import, it is what the program dies of."""
+    comparison.write("import asyncio, json, logging\nworks(20)\ncount('ready')\ntime.sleep(60)")
+    counted = tracer.folder / "counted"
+    env = {"PYTHONPATH": str(PROGRAMS), "COUNTED_CALLS": str(counted)}
+
+    for step in range(STARTS):
+        running = tracer.start([PYTHON, "app.py"], options=["--quiet"], env=env)
+        until = time.monotonic() + step * START_S / STARTS
+        harness.wait_until(lambda until=until: time.monotonic() >= until)
+        ended = running.stop()
+
+        assert (ended.returncode, ended.stderr) == (-signal.SIGTERM, ""), f"after {step * START_S / STARTS:.3f} s"
+        for events in ended.processes.values():
+            assert events[0]["event"] == "START"
+            if events[-1]["event"] == "STOP":
+                assert events[-1]["recorded"] == len(events) - 1
