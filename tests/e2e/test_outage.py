@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import orjson
 import pytest
-from harness import Event, Running, Tracer, check_conservation, wait_until
+from harness import Event, Running, Tracer, by_process, check_conservation, wait_until
 
 from tests.faults.chaos_server import ChaosServer, answer, hang, running
 
@@ -93,13 +93,49 @@ def test_outage(tracer: Tracer, receiver: ChaosServer, away: str) -> None:
     assert outage.resident_bytes < MAX_RESIDENT_BYTES
 
 
+def test_processes_share_a_spool(tracer: Tracer, receiver: ChaosServer) -> None:
+    """Three processes wait for one receiver, one of them is killed: each event on disk arrives once, by one of them."""
+    # fault S20, P6
+    spool, flag = tracer.folder / "spool", tracer.folder / "enough"
+    config = {
+        "sinks": [{"type": "http", "url": receiver.url, "batch": {"max_wait": "50ms"}, "spool": {"dir": str(spool)}}]
+    }
+    receiver.stop()
+    processes = [tracer.start(steady(tracer.folder, 500, flag), config=config) for _ in range(3)]
+    for process in processes:
+        wait_until(lambda pid=process.pid: len([*spool.glob(f"*/*-{pid}-*.gz")]) > 5, "batches wait")
+
+    processes[0].process.kill()
+    processes[0].process.wait()
+    receiver.up()
+    wait_until(lambda: not any(spool.glob("*/*.gz")), "the spool is empty", deadline_s=DRAINED_WITHIN_S)
+    processes[1].process.kill()  # perhaps the one that delivers
+    processes[1].process.wait()
+    wait_until(lambda: not any(spool.glob("*/*.gz")), "the spool is empty", deadline_s=DRAINED_WITHIN_S)
+    flag.touch()
+    processes[2].wait()
+
+    arrived = by_process([*receiver.stored_events, *left_in(spool)])
+    assert {process.pid for process in processes} == {*arrived}
+    check_conservation(arrived[processes[2].pid], sink="http")
+    for process in processes:
+        numbers = [event["seq"] for event in arrived[process.pid] if event["event"] in ("ENTER", "EXIT")]
+        assert numbers == sorted(numbers)
+        assert len(set(numbers)) == len(numbers)
+
+
+def steady(folder: Path, calls_a_second: int, flag: Path) -> list[str]:
+    """The command of a program that makes so many calls a second, until there is a file."""
+    program = folder / "steady.py"
+    program.write_text(PROGRAM)
+    return ["python", str(program), str(calls_a_second), str(flag)]
+
+
 def endure(tracer: Tracer, receiver: ChaosServer, spool: Path, away: str) -> Outage:
     """Run the program, with a receiver that goes away and comes back meanwhile."""
-    program, flag = tracer.folder / "steady.py", tracer.folder / "enough"
-    program.write_text(PROGRAM)
+    flag = tracer.folder / "enough"
     sink = {"type": "http", "url": receiver.url, "timeout": "2s", "spool": {"dir": str(spool)}}
-    arguments = ["python", str(program), str(CALLS_A_SECOND), str(flag)]
-    process = tracer.start(arguments, config={"sinks": [sink]})
+    process = tracer.start(steady(tracer.folder, CALLS_A_SECOND, flag), config={"sinks": [sink]})
     wait_until(lambda: len(receiver.stored) > 1, "events arrive")
 
     if away == "refuses":

@@ -172,30 +172,6 @@ def test_refusals(server: ChaosServer, sink: Opened, status: int) -> None:
     assert "what it refuses is kept in" in sink.warnings[0]
 
 
-@pytest.mark.parametrize(
-    ("value", "expected"),
-    [
-        ("7", 7.0),
-        ("0", 0.0),
-        ("-5", None),
-        ("1000000000", 300.0),
-        ("garbage", None),
-        ("٣", None),
-        ("nan", None),
-        ("9" * 5000, None),
-        ("Mon, 01 Jan 2001 00:00:00 GMT", 0.0),
-        ("Mon, 01 Jan 2199 00:00:00 GMT", 300.0),
-        ("Mon, 99 Jan 2199 00:00:00 GMT", 300.0),
-    ],
-)
-def test_retry_after(value: str, expected: float | None) -> None:
-    """Seconds and dates are honoured up to five minutes; garbage is as good as nothing."""  # fault S10
-    from flowtrace_plugins.receiver import retry_after_s
-
-    assert retry_after_s(value) == expected
-    assert retry_after_s(None) is None
-
-
 def test_retry_after_reaches_the_lane(server: ChaosServer, sink: Opened) -> None:
     """The server's wish comes with the error."""  # fault S10
     server.script += [answer(503, Retry_After="7")]
