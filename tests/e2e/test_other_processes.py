@@ -44,9 +44,14 @@ CELERY = [
 ]
 
 
-@pytest.mark.parametrize("options", [[], ["--max-tasks-per-child", "3"]], ids=["for ever", "three tasks each"])
-def test_workers_of_celery(options: list[str], comparison: Comparison, tracer: harness.Tracer) -> None:
-    """Every task that was done before the end is delivered, also those of workers that are replaced."""  # fault P13
+@pytest.mark.parametrize("is_recycled", [False, True], ids=["for ever", "three tasks each"])
+def test_workers_of_celery(is_recycled: bool, comparison: Comparison, tracer: harness.Tracer) -> None:
+    """Every task that was done `flush.interval` before the end is delivered, and with `flush.hard_exits` every task.
+
+    Workers that are replaced leave by ``os._exit``, the others are killed when their parent ends.
+    """
+    # fault P13
+    options = ["--max-tasks-per-child", "3"] if is_recycled else []
     comparison.write(TASKS, "tasks.py")
     (tracer.folder / "queue").mkdir()
     comparison.write(f"import tasks\nfor n in range({JOBS}):\n    tasks.add.delay(2)\n", "send.py")
@@ -55,10 +60,15 @@ def test_workers_of_celery(options: list[str], comparison: Comparison, tracer: h
         environment = {"PYTHONPATH": str(PROGRAMS), "COUNTED_CALLS": os.devnull}
         assert tracer.run_plain([PYTHON, "send.py"], env=environment).returncode == 0
         program.wait_for("work", 2 * JOBS)
-        program.wait_for_events("work", 2 * JOBS)  # the end of the first process kills the others
+        program.wait_for_events("work", 2 * JOBS)
         program.running.process.send_signal(signal.SIGTERM)
 
-    ended = comparison.run([PYTHON, *CELERY, *options], drive=drive, compares_streams=False)
+    ended = comparison.run(
+        [PYTHON, *CELERY, *options],
+        drive=drive,
+        config={"flush": {"hard_exits": is_recycled}},
+        compares_streams=False,
+    )
 
     assert by_name(comparison.counted)["add"] == JOBS
     delivered = calls_entered(ended.events)
@@ -147,16 +157,7 @@ def test_green_threads(patch: str, end: str, comparison: Comparison) -> None:
     assert by_name(comparison.counted)["work"] == 200 + 20 + 5
 
 
-@pytest.mark.parametrize(
-    "patch",
-    [
-        "not patched",
-        *(
-            pytest.param(patch, marks=pytest.mark.xfail(reason="the child hangs", run=False))
-            for patch in ("patched", "patched late")
-        ),
-    ],
-)
+@pytest.mark.parametrize("patch", PATCHES)
 def test_green_threads_of_a_child(patch: str, comparison: Comparison) -> None:
     """After a fork the agent's threads are the system's own as well."""  # faults P1, T6
     comparison.write(f"""
