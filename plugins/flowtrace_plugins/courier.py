@@ -133,6 +133,10 @@ class Courier:
         return errand
 
     def _run(self) -> None:
-        while (errand := self._inbox.get()) is not None:
-            with contextlib.suppress(BaseException):  # of what follows; the next errand is another one
-                errand.carry_out()
+        is_over = False
+        while not is_over:
+            with contextlib.suppress(BaseException):  # what strikes here, or in what follows an errand, ends no thread
+                errand = self._inbox.get()
+                is_over = errand is None
+                if errand:
+                    errand.carry_out()

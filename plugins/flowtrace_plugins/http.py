@@ -306,7 +306,8 @@ class HttpSink:
         return self._receiver.unreached(reason)
 
     def _back_off(self, error: Exception) -> None:
-        self._context.warn(f"events wait on disk: {error}")
+        problem = error if isinstance(error, SinkError) else type(error).__name__  # the text may hold what is secret
+        self._context.warn(f"events wait on disk: {problem}")
         ceiling = min(_BACKOFF_CAP_S, _BACKOFF_BASE_S * 2.0 ** min(self._failures, 10))
         asked_s = error.retry_after_s if isinstance(error, SinkError) else None
         delay = random.uniform(0, ceiling) if asked_s is None else asked_s

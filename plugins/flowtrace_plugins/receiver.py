@@ -13,6 +13,7 @@ import http.client
 import importlib.metadata
 import io
 import logging
+import os
 import socket
 import time
 import urllib.request
@@ -29,10 +30,12 @@ from flowtrace_plugins.endpoint import Endpoint
 from flowtrace_plugins.literal import clip, escaped
 from flowtrace_plugins.options import HttpOptions
 from flowtrace_plugins.parcel import Parcel
+from flowtrace_plugins.private import identity
 
 MAX_ANSWER_BYTES = 64 * 1024
 MAX_RETRY_AFTER_S = 300.0
 _TOO_LARGE = 413
+_CLOSED = "the program has closed the connection"
 _AWAY = {408, 429, 502, 503, 504}  # the server or what stands before it has no time now, for any body
 
 _until: contextvars.ContextVar[float | None] = contextvars.ContextVar("flowtrace_http_until", default=None)
@@ -219,11 +222,14 @@ class _Deadlined(io.RawIOBase):
 
     def __init__(self, raw: io.RawIOBase, sock: socket.socket) -> None:
         self._raw, self._sock = raw, sock
+        self._identity = _identity(sock)
 
     def readable(self) -> bool:
         return True
 
     def readinto(self, buffer: Any) -> int | None:
+        if _identity(self._sock) != self._identity:
+            raise ConnectionError(_CLOSED)
         self._sock.settimeout(_left_s())
         return self._raw.readinto(buffer)
 
@@ -245,18 +251,50 @@ class _Response(http.client.HTTPResponse):
 
 
 class _Timed(HTTPConnection):
-    """A connection whose steps end when the try does."""
+    """A connection whose steps end when the try does.
+
+    Programs close descriptors they do not know, as daemons do, and open connections of their own under the same
+    numbers: into these nothing is written, and they are not closed.
+    """
 
     response_class = _Response
+    _own: tuple[int, int] | None = None
 
     def connect(self) -> None:
+        self._own = None
         super().connect()
+        self._own = _identity(self.sock)
         self.sock.settimeout(_left_s())
 
+    @property
+    def is_connected(self) -> bool:
+        return self._is_ours() and super().is_connected
+
     def send(self, data: Any) -> None:
-        if self.sock is not None:  # what was left of an earlier try's time is still set on it
-            self.sock.settimeout(_left_s())
+        if self.sock is not None:
+            if not self._is_ours():
+                raise ConnectionError(_CLOSED)
+            self.sock.settimeout(_left_s())  # what was left of an earlier try's time is still set on it
         super().send(data)
+
+    def close(self) -> None:
+        self._is_ours()
+        super().close()
+
+    def _is_ours(self) -> bool:
+        """Whether the descriptor is still that of the connection; forgets it where it is not."""
+        if self.sock is not None and self._own and _identity(self.sock) != self._own:
+            self.sock.detach()
+            self.sock = None
+        return self.sock is not None
+
+
+def _identity(sock: socket.socket) -> tuple[int, int] | None:
+    """What tells a socket from all others; None where its descriptor is closed."""
+    try:
+        return identity(os.fstat(sock.fileno()))
+    except OSError:
+        return None
 
 
 class _SecureConnection(_Timed, HTTPSConnection):

@@ -1,8 +1,10 @@
-"""The receiver: one try to hand a body to a server, every step of which ends in time; see test_http for what follows."""
+"""The receiver: one try to hand a body to a server, every step of which ends in time; test_http has what follows."""
 
 from __future__ import annotations
 
 import http.client
+import os
+import socket
 import threading
 from collections.abc import Iterator
 from typing import Any
@@ -114,3 +116,46 @@ def test_nothing_is_sent_to_a_server_that_is_reached_too_late(
         receiver.post(parcel(), timeout_s=10)
 
     assert server.requests == []
+
+
+def test_connection_that_the_program_closes(server: ChaosServer, receiver: Receiver) -> None:
+    """A program that closes descriptors it does not know, and opens connections of its own, gets nothing of ours there.
+
+    Nor are they closed, and the batch goes over a new connection.
+    """
+    # fault P11
+    receiver.post(parcel(), timeout_s=10)
+    pool = receiver._manager.connection_from_url(server.url)
+    connection = pool.pool.queue[-1]  # type: ignore[union-attr]
+    number = connection.sock.fileno()
+    theirs, peer = socket.socketpair()
+    with theirs, peer:
+        os.dup2(theirs.fileno(), number)
+        receiver.post(parcel(), timeout_s=10)
+        peer.setblocking(False)
+
+        with pytest.raises(BlockingIOError):
+            peer.recv(1)
+        os.write(number, b"still open")
+        assert peer.recv(10) == b"still open"
+        os.close(number)
+
+    assert len(server.requests) == 2
+
+
+def test_connection_that_the_program_closes_while_it_is_used(server: ChaosServer, receiver: Receiver) -> None:
+    """What is closed between two requests and not noticed is noticed before anything is written."""  # fault P11
+    receiver.post(parcel(), timeout_s=10)
+    connection = receiver._manager.connection_from_url(server.url).pool.queue[-1]  # type: ignore[union-attr]
+    theirs, peer = socket.socketpair()
+    with theirs, peer:
+        number = connection.sock.fileno()
+        os.dup2(theirs.fileno(), number)
+
+        with pytest.raises(ConnectionError):
+            connection.send(b"ours")
+        connection.close()
+        os.write(number, b"still open")
+        os.close(number)
+
+        assert peer.recv(100) == b"still open"
