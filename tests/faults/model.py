@@ -30,9 +30,13 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from flowtrace.errors import SinkError
 from flowtrace.events import Batch
 from flowtrace.hooks import Sink
-from tests.faults.syscalls import Calls, Killed
+from tests.faults.syscalls import ALL, CHANGES, Calls, Killed
 
-CALL_NUMBERS = st.integers(1, 60)
+CALLS = st.one_of(
+    st.tuples(st.just(ALL), st.integers(1, 60)),
+    st.tuples(st.just(CHANGES), st.integers(1, 20)),
+    st.tuples(st.just(("write", "ftruncate", "fsync")), st.integers(1, 3)),
+)
 ERRORS = st.sampled_from([errno.ENOSPC, errno.EIO, errno.EROFS])
 MAX_PROCESSES = 2  # at a time
 
@@ -141,25 +145,27 @@ class DeliveryMachine(RuleBasedStateMachine):
 
     @precondition(lambda self: self.running)
     @rule(
-        who=st.integers(0, MAX_PROCESSES - 1), events=st.integers(1, 12), at=CALL_NUMBERS, error=ERRORS,
+        who=st.integers(0, MAX_PROCESSES - 1), events=st.integers(1, 12), which=CALLS, error=ERRORS,
         lasting=st.booleans(), short=st.booleans(),
     )  # fmt: skip
-    def write_with_a_fault(self, who: int, events: int, at: int, error: int, *, lasting: bool, short: bool) -> None:
+    def write_with_a_fault(
+        self, who: int, events: int, which: tuple[tuple[str, ...], int], error: int, *, lasting: bool, short: bool
+    ) -> None:
         """A system call fails, once or until the sink has given up, while it writes and then has nothing to write."""
         process = self._chosen(who)
-        calls = Calls(self.directory, at=at, error=error, lasting=lasting, short=short)
+        calls = Calls(self.directory, only=which[0], at=which[1], error=error, lasting=lasting, short=short)
         self._call(process, events=events, is_idle=True, calls=calls)
         self.torn += process.pending is not None
 
     @precondition(lambda self: self.running)
-    @rule(who=st.integers(0, MAX_PROCESSES - 1), events=st.integers(1, 12), at=CALL_NUMBERS, short=st.booleans())
-    def kill(self, who: int, events: int, at: int, *, short: bool) -> None:
+    @rule(who=st.integers(0, MAX_PROCESSES - 1), events=st.integers(1, 12), which=CALLS, short=st.booleans())
+    def kill(self, who: int, events: int, which: tuple[tuple[str, ...], int], *, short: bool) -> None:
         """A process is killed in the midst of a system call, or between two batches."""
         process = self._chosen(who)
         with contextlib.suppress(Killed):
-            calls = Calls(self.directory, at=at, error=Killed, short=short)
+            calls = Calls(self.directory, only=which[0], at=which[1], error=Killed, short=short)
             self._call(process, events=events, is_idle=True, calls=calls)
-        with Calls(self.directory, at=1, error=Killed, only=["unlink", "write", "replace", "ftruncate"]):
+        with Calls(self.directory, at=1, error=Killed, only=CHANGES):
             for descriptor in process.descriptors:
                 os.close(int(descriptor))
             process.sink = None  # what its generators do when they are collected, they do to nothing

@@ -31,6 +31,9 @@ OF_DESCRIPTORS = (
     "write", "read", "pread", "pwrite", "lseek", "fstat", "fsync", "fdatasync", "ftruncate", "fchmod", "close",
 )  # fmt: skip
 WRITES = ("write", "pwrite")
+CHANGES = (
+    "open", "write", "pwrite", "fsync", "ftruncate", "replace", "rename", "unlink", "remove", "mkdir", "utime", "link",
+)  # fmt: skip
 ALL = (*OF_PATHS, *OF_DESCRIPTORS, "flock")
 
 
