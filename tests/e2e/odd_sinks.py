@@ -6,6 +6,7 @@ imports the traced program by itself.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import gc
 import os
@@ -107,9 +108,9 @@ def change_batch(sink: OddSink, batch: Batch | None) -> None:
     """Change all of a batch that can be changed."""
     if batch is not None:
         batch.events().clear()
-        batch.lines = ()
-        batch.body = b'{"event":"changed"}\n'  # type: ignore[misc]
-        batch.id = "changed"
+        for name, value in {"lines": (), "body": b"changed\n", "id": "changed"}.items():
+            with contextlib.suppress(AttributeError):
+                setattr(batch, name, value)
 
 
 def leak_thread(sink: OddSink, batch: Batch | None) -> None:
@@ -126,8 +127,10 @@ def fork(sink: OddSink, batch: Batch | None) -> None:
 
 
 def handle_signals(sink: OddSink, batch: Batch | None) -> None:
-    """Try to become the handler of a signal; only the main thread may."""
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    """Try to become the handler of a signal, which only the main thread may, and block all signals in this thread."""
+    with contextlib.suppress(ValueError):
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
 
 
 def close_stdout(sink: OddSink, batch: Batch | None) -> None:
@@ -142,8 +145,7 @@ def delete_file(sink: OddSink, batch: Batch | None) -> None:
 
 def call_program(sink: OddSink, batch: Batch | None) -> None:
     """Call functions of the traced program."""
-    program = sys.modules["__main__"]
-    program.used(1)
+    sys.modules["__main__"].used(1)
     gc.collect()
 
 
