@@ -79,9 +79,11 @@ class Archive:
                 self._look_at = time.monotonic() + _LOOK_S
                 self._delete_expired()
                 self._work = self._compress_all() if self._options.compress == "gzip" else None
-            while self._work and time.monotonic() < until:
+            while self._work:
                 if next(self._work, _OVER):
                     self._work = None
+                if time.monotonic() >= until:
+                    break
         except (OSError, SinkError) as error:
             self._warn("delete old files of", error)
 

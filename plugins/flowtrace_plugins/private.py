@@ -18,6 +18,7 @@ if sys.platform != "win32":  # no flock there; see CONTRIBUTING on what differs
 LOCK_POLL_S = 0.001
 LOCK_TRIES = 5_000  # a process that was stopped while it held a lock holds up the others no longer than this
 SAFE_FLAGS = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NONBLOCK", 0)
+_LOCK, _UNLOCK = (0, 0) if sys.platform == "win32" else (fcntl.LOCK_EX | fcntl.LOCK_NB, fcntl.LOCK_UN)
 _NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL}  # some network file systems
 
 
@@ -148,7 +149,7 @@ class PrivateFile:
         finally:
             if self._is_open():  # closing is not enough: a child forked meanwhile shares the lock
                 try:
-                    _unlock(self.fd)
+                    _flock(self.fd, _UNLOCK)
                 except OSError:
                     self.close()  # rather than keep out all others
 
@@ -199,18 +200,18 @@ def _flags(fd: int) -> int:
 
 
 def _lock(fd: int) -> bool:
-    if sys.platform == "win32":
-        return True
     try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        _flock(fd, _LOCK)
     except BlockingIOError:
         return False
-    except OSError as error:
-        if error.errno not in _NO_LOCKS:
-            raise
     return True
 
 
-def _unlock(fd: int) -> None:
+def _flock(fd: int, operation: int) -> None:
+    """Lock or unlock, where that is possible at all."""
     if sys.platform != "win32":
-        fcntl.flock(fd, fcntl.LOCK_UN)
+        try:
+            fcntl.flock(fd, operation)
+        except OSError as error:
+            if error.errno not in _NO_LOCKS:
+                raise
