@@ -6,12 +6,11 @@ a thread of its own, and who wanted it done looks whether it is done. There is o
 
 from __future__ import annotations
 
-import _queue
-import _thread
 import contextlib
-import time
 from collections.abc import Callable
 from typing import Any, Generic, TypeVar
+
+from flowtrace.unpatched import _queue, _thread, time
 
 T = TypeVar("T")
 

@@ -7,12 +7,10 @@ delivers before anything newer, with the same ids, so the server can drop what i
 
 from __future__ import annotations
 
-import _thread
 import collections
 import math
 import os
 import random
-import time
 
 import msgspec
 
@@ -20,6 +18,7 @@ from flowtrace.config import Size
 from flowtrace.errors import SinkError
 from flowtrace.events import Batch
 from flowtrace.hooks import Batching, SinkContext
+from flowtrace.unpatched import _thread, time
 from flowtrace_plugins.courier import Courier, Errand
 from flowtrace_plugins.endpoint import Endpoint
 from flowtrace_plugins.file import FileSink

@@ -15,7 +15,6 @@ import io
 import logging
 import os
 import socket
-import time
 import urllib.request
 from typing import Any
 from urllib.parse import unquote
@@ -26,6 +25,7 @@ from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 
 from flowtrace.errors import SinkError
+from flowtrace.unpatched import time
 from flowtrace_plugins.endpoint import Endpoint
 from flowtrace_plugins.literal import clip, escaped
 from flowtrace_plugins.options import HttpOptions

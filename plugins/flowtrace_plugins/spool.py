@@ -9,7 +9,6 @@ Two threads of a process use it at a time: one puts batches in while another tak
 
 from __future__ import annotations
 
-import _thread
 import collections
 import contextlib
 import errno
@@ -17,7 +16,6 @@ import os
 import re
 import stat
 import sys
-import time
 import zlib
 from collections.abc import Callable
 from typing import NamedTuple
@@ -25,6 +23,7 @@ from urllib.parse import quote, unquote
 
 from flowtrace.errors import SinkError
 from flowtrace.hooks import SinkContext
+from flowtrace.unpatched import _thread, time
 from flowtrace_plugins.options import Spool
 from flowtrace_plugins.parcel import Parcel
 from flowtrace_plugins.private import (

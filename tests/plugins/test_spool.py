@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 from harness import wait_until
 
+from flowtrace import unpatched
 from flowtrace.config import decode
 from flowtrace.errors import SinkError
 from flowtrace.testing import make_batch, make_context
@@ -362,7 +363,7 @@ def test_clock_that_goes_back_keeps_the_order(tmp_path: Path, monkeypatch: pytes
     opened = Opened(tmp_path)
     opened.spool.put(parcel(1, id="r-1-1"))
     now = time.time_ns()
-    monkeypatch.setattr(time, "time_ns", lambda: now - 10_000_000_000)
+    monkeypatch.setattr(unpatched.time, "time_ns", lambda: now - 10_000_000_000)
 
     opened.spool.put(parcel(2, id="r-1-2"))
 
