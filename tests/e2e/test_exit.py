@@ -1,0 +1,124 @@
+"""The end of a program whose sinks do not answer: it comes in time, and says the same as untraced."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import leaving
+import odd_sinks
+import pytest
+from harness import Running as Process
+from harness import Tracer, environment, wait_until
+from ledger import assert_balanced
+
+from tests.faults.chaos_server import ChaosServer, hang, running
+
+PROGRAM = leaving.__file__
+TIMEOUT_S = 3
+SLACK_S = 2.0  # for a machine that has other things to do; less than TIMEOUT_S, so that two in a row would be seen
+SPOOLED_S = 0.3  # on top of what the end takes untraced
+TRIES = 5
+
+
+class Left(NamedTuple):
+    """How a program ended, and how long that took from its last instruction on."""
+
+    status: int
+    last_words: str
+    took_s: float
+
+
+@pytest.fixture
+def deaf() -> Iterator[ChaosServer]:
+    """A receiver that accepts and never answers."""
+    with running() as server:
+        server.always = hang
+        yield server
+
+
+def leave(process: Process, folder: Path) -> Left:
+    """Let the program go, and see how it ends."""
+    (folder / "go").touch()
+    ended = process.wait(timeout_s=60)
+    now = time.monotonic()
+    lines = [line for line in ended.stderr.splitlines() if not line.startswith("flowtrace: ")]
+    (folder / "go").unlink()
+    return Left(ended.returncode, "".join(lines[-1:]), now - int((folder / "left").read_text()) / 1e9)
+
+
+def leave_plain(folder: Path, way: str) -> Left:
+    """The same program untraced."""
+    process = Process([sys.executable, PROGRAM, str(folder), way], cwd=folder, env=environment(), folder=folder)
+    return leave(process, folder)
+
+
+def leave_traced(tracer: Tracer, way: str, sinks: list[dict[str, Any]], server: ChaosServer) -> Left:
+    """Traced to a file and these sinks, when the server has been asked something."""
+    (tracer.folder / "left").unlink(missing_ok=True)
+    asked = len(server.requests)
+    config = {
+        "targets": [{"modules": ["__main__"]}],
+        "flush": {"interval": "20ms", "shutdown_timeout": f"{TIMEOUT_S}s"},
+        "sinks": [{"type": "file", "path": f"{tracer.traces}/{{pid}}.jsonl"}, *sinks],
+    }
+    env = {"PYTHONPATH": odd_sinks.install(tracer.folder / "site")}
+    process = tracer.start([sys.executable, PROGRAM, str(tracer.folder), way], config=config, env=env)
+    wait_until(lambda: len(server.requests) > asked, f"a request\n{process.stderr}")
+    return leave(process, tracer.folder)
+
+
+def http(server: ChaosServer, **options: Any) -> dict[str, Any]:
+    """An http sink that would wait for an answer much longer than a program may be held."""
+    return {"type": "http", "url": server.url, "timeout": "50s", "batch": {"max_wait": "20ms"}, **options}
+
+
+@pytest.mark.parametrize("way", sorted(leaving.WAYS))
+def test_receiver_that_never_answers_holds_the_end_for_the_timeout(
+    tmp_path: Path, tracer: Tracer, deaf: ChaosServer, way: str
+) -> None:
+    """Exit status and last words are those of the untraced program; the end comes `shutdown_timeout` late at most."""
+    # fault P9
+    plain = leave_plain(tmp_path, way)
+
+    traced = leave_traced(tracer, way, [http(deaf)], deaf)
+
+    assert (traced.status, traced.last_words) == (plain.status, plain.last_words)
+    assert traced.took_s - plain.took_s < TIMEOUT_S + SLACK_S
+    (account,) = assert_balanced(tracer.traces).accounts
+    assert account.missing == 0
+
+
+def test_sinks_that_hang_share_one_timeout(tmp_path: Path, tracer: Tracer, deaf: ChaosServer) -> None:
+    """Two receivers that never answer, and sinks that hang in other ways, hold the end no longer than one does."""
+    # fault P9, S18
+    plain = leave_plain(tmp_path, "return")
+    odds = [
+        {"type": "odd", "path": f"{tmp_path}/{method}", "does": "hang", "methods": [method]}
+        for method in ("open", "write", "flush", "close")
+    ]
+
+    traced = leave_traced(tracer, "return", [http(deaf), http(deaf), *odds], deaf)
+
+    assert traced.status == plain.status == 0
+    assert traced.took_s - plain.took_s < TIMEOUT_S + SLACK_S
+    assert_balanced(tracer.traces)
+
+
+@pytest.mark.parametrize("way", ["return", "SIGTERM"])
+def test_with_a_spool_the_end_waits_for_no_receiver(
+    tmp_path: Path, tracer: Tracer, deaf: ChaosServer, way: str
+) -> None:
+    """What the receiver does not take in a moment is on disk: the end comes 0.3 s late, where nobody disturbs."""
+    # fault P9
+    plain = min(leave_plain(tmp_path, way).took_s for _ in range(TRIES))
+    spooling = http(deaf, spool={"dir": f"{tmp_path}/spool"})
+
+    traced = [leave_traced(tracer, way, [spooling], deaf).took_s - plain for _ in range(TRIES)]
+
+    print(f"{way}: late by {[round(each, 3) for each in sorted(traced)]} s")
+    assert min(traced) < SPOOLED_S
+    assert max(traced) < TIMEOUT_S + SLACK_S
