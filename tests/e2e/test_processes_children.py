@@ -157,6 +157,46 @@ def test_forks_while_threads_record(comparison: Comparison, tracer: harness.Trac
     harness.check_conservation([event for event in ended.events if event["pid"] not in unfinished])
 
 
+THREAD = """
+    def child(pipe, busy):
+        works(3)
+        os.write(pipe, b".")
+        while busy:
+            pass
+        time.sleep(60)
+
+    def parent():
+        for busy in (False, True):
+            here, there = os.pipe()
+            pid = os.fork()
+            if pid == 0:
+                child(there, busy)
+            os.read(here, 1)
+            os.kill(pid, signal.SIGTERM)
+            print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+
+    thread = threading.Thread(target=parent)
+    thread.start()
+    thread.join()
+    works(2)
+    """
+
+
+def test_child_of_a_thread_is_ended_by_a_signal(comparison: Comparison) -> None:
+    """Whether it sleeps or computes. From 3.13 on it loses the last moment: handlers cannot be relied on there."""
+    # fault P7
+    comparison.write(THREAD)
+    config = {"targets": [{"modules": TARGETS, "exclude": ["child", "parent"]}]}
+
+    ended = comparison.run([PYTHON, "-Wignore", "app.py"], config=config)  # of threads and forks
+
+    assert ended.stdout == "-15\n-15\n"
+    comparison.check_up_to(ended, "work", 2)
+    harness.check_conservation(ended.processes[ended.pid])
+    if sys.version_info < (3, 13):
+        comparison.check_all_delivered(ended)
+
+
 def test_fork_that_python_does_not_know_of(comparison: Comparison) -> None:
     """A child that C code has forked delivers nothing of its parent's, waits for no thread, and ends as untraced."""
     # fault P3
