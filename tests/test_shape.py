@@ -206,6 +206,20 @@ def test_hooks_are_documented() -> None:
     assert [name for name in hooks if name not in documentation()] == []
 
 
+TESTS_THAT_PROMISES_NAME = re.compile(r"`(tests/[\w/]+\.py)(?:::(\w+))?`")
+
+
+@pytest.mark.parametrize("page", ["guarantees.md", "processes.md"])
+def test_each_promise_has_its_test(page: str) -> None:
+    """The tests that the pages of promises name exist."""
+    named = TESTS_THAT_PROMISES_NAME.findall((ROOT / "docs" / page).read_text())
+    assert named
+    for path, test in named:
+        assert (ROOT / path).is_file(), path
+        functions = {node.name for node in ast.walk(parsed(ROOT / path)) if isinstance(node, ast.FunctionDef)}
+        assert not test or test in functions, f"{path}::{test}"
+
+
 @pytest.mark.parametrize("path", ["README.md", ".ci/run"])
 def test_test_command_is_the_same_everywhere(path: str) -> None:
     """What the README tells people to type is what the continuous integration runs."""
