@@ -294,6 +294,7 @@ class Agent:
                 block_s=_block_s(config.queue),
                 new_id=dispatcher.new_id,
                 on_thread=dispatcher.guard_thread,
+                on_failure=dispatcher.count_failure,
                 warn=self.warnings.warn,
             )
             for name, sink in sinks

@@ -74,6 +74,10 @@ class Dispatcher:
         """For a batch: the next number of this process."""
         return f"{self._name}{next(self._numbers)}"
 
+    def count_failure(self) -> None:
+        """Something has struck a thread of the agent's."""
+        self._recorder.state.failures += 1
+
     def guard_thread(self) -> None:
         """Make the recorder blind to the calling thread, which is one of the agent's own."""
         self._recorder.thread().busy = True
@@ -183,9 +187,8 @@ class Dispatcher:
                 except BaseException as error:
                     state.failures += 1
                     is_starved = isinstance(error, STARVED)
-                    self._is_over = (state.strict and not is_starved) or (
-                        self._stop_at is not None and (not is_starved or time.monotonic() >= self._stop_at)
-                    )
+                    is_late = self._stop_at is not None and time.monotonic() >= self._stop_at
+                    self._is_over = is_late or (state.strict and not is_starved)
                     if state.strict and not is_starved:
                         raise
                     time.sleep(POLL_S)
@@ -201,9 +204,10 @@ class Dispatcher:
         if self._stop_at is not None:
             self._finish(self._stop_at)
             return True
-        with contextlib.suppress(_queue.Empty):
-            self._wakeup.get(timeout=self._interval_s)
-        self._turn()
+        self._turn()  # and then the waiting: what strikes there must not skip a turn
+        if self._stop_at is None:
+            with contextlib.suppress(_queue.Empty):
+                self._wakeup.get(timeout=self._interval_s)
         return False
 
     def _turn(self) -> None:

@@ -10,6 +10,8 @@ interpreter does not wait for them. A lane is told to finish, and given a deadli
 
 from __future__ import annotations
 
+import collections
+import contextlib
 import math
 import random
 from collections.abc import Callable
@@ -45,18 +47,16 @@ class Chunk(NamedTuple):
 
 
 class Waiting(NamedTuple):
-    """What of a chunk waits for a sink."""
+    """What of one or several chunks waits for a sink, and the number of the last of these."""
 
     batch: Batch
     calls: int
+    number: int
 
     @property
     def size(self) -> int:
         """In bytes."""
         return len(self.batch.body)
-
-
-HURRY = Waiting(Batch("", []), 0)  # asks a lane to hand on what it has joined so far
 
 
 class Loss(NamedTuple):
@@ -113,6 +113,7 @@ class Lane:
         new_id: Gives an id for a batch.
         warn: Says one line to the person at the terminal.
         on_thread: Is called first on the lane's thread.
+        on_failure: Counts what has struck this lane's own code.
         block_s: Above 0, the dispatcher waits for room instead of dropping, unless the sink takes nothing for so long.
 
     Attributes:
@@ -124,7 +125,8 @@ class Lane:
 
     def __init__(
         self, name: str, sink: Sink, *, max_bytes: int, new_id: Callable[[], str],
-        warn: Callable[[str], None], on_thread: Callable[[], None], block_s: float = 0.0,
+        warn: Callable[[str], None], on_thread: Callable[[], None], on_failure: Callable[[], None] = lambda: None,
+        block_s: float = 0.0,
     ) -> None:  # fmt: skip
         self.name, self.sink = name, sink
         self.delivered = 0
@@ -132,8 +134,10 @@ class Lane:
         self.while_full: Callable[[], None] = lambda: None
         self._max_bytes, self._block_s = max_bytes, block_s
         self._stuck_at = -1  # what was done when the dispatcher waited in vain
-        self._new_id, self._warn, self._on_thread = new_id, warn, on_thread
-        self._inbox: _queue.SimpleQueue[Waiting | None] = _queue.SimpleQueue()
+        self._new_id, self._warn, self._on_thread, self._on_failure = new_id, warn, on_thread, on_failure
+        self._inbox: collections.deque[Waiting] = collections.deque()
+        self._news: _queue.SimpleQueue[None] = _queue.SimpleQueue()
+        self._number = self._done_number = 0
         self._offered_bytes = self._done_bytes = self._offered = self.done = 0
         self._dropped: set[int] = set()  # spans of dropped calls that are open: as many as the program has
         self._dropped_and_left: dict[int, None] = {}  # the oldest first; tasks may go on below
@@ -141,11 +145,11 @@ class Lane:
         self._close_by = 0.0
         self._stopping = _thread.allocate_lock()
         self._ended = _thread.allocate_lock()
-        self._is_open = self._is_over = False
+        self._is_open = self._is_over = self._is_told = False
         self._failed_in_a_row, self._left_out_until = 0, 0.0
-        self._at_hand: list[Waiting] = []  # taken from the inbox; become one batch
-        self._begins_next: Waiting | None = None  # did not fit any more
-        self._is_to_close = False
+        self._at_hand: Waiting | None = None  # made of the first of the inbox
+        self._lost: tuple[str, Waiting] | None = None  # and not counted yet
+        self._is_to_close = self._is_hurried = False
         self._last: Callable[[], Batch] | None = None
 
     def start(self) -> None:
@@ -168,13 +172,15 @@ class Lane:
         """Queue ``chunk`` for the sink, or as much of it as there is room for."""
         size = len(chunk.batch.body)
         self._wait_for_room(size)
-        offered = Waiting(chunk.batch, chunk.calls)
+        offered = Waiting(chunk.batch, chunk.calls, self._number + 1)
         if self._dropped or self._dropped_and_left or self._is_full(size):
             offered = self._admitted(chunk)
         if offered.batch:
             self._offered_bytes += offered.size
             self._offered += len(offered.batch)
-            self._inbox.put(offered)
+            self._number += 1
+            self._inbox.append(offered)
+            self._news.put(None)
 
     def _wait_for_room(self, size: int) -> None:
         """Under ``overflow: block``, for as long as the sink takes something now and then."""
@@ -201,7 +207,8 @@ class Lane:
     def tell_ending(self) -> None:
         """Tell a sink that wants to know that the process is about to end, and when; see `flowtrace.hooks.Sink`."""
         ending = getattr(self.sink, "ending", None)
-        if ending is not None and self._stop_at is not None:
+        if ending is not None and self._stop_at is not None and not self._is_told:
+            self._is_told = True
             try:
                 ending(self._stop_at)
             except BaseException as error:  # noqa: BLE001
@@ -217,11 +224,13 @@ class Lane:
         if self._stop_at is None:
             self.end_by(deadline)
         self._close_by, self._last = deadline, last
-        self._inbox.put(None)
+        self._is_to_close = True
+        self._news.put(None)
 
     def wait_idle(self, deadline: float) -> bool:
         """Wait until all that was offered is delivered or counted as lost."""
-        self._inbox.put(HURRY)
+        self._is_hurried = True
+        self._news.put(None)
         while self.waiting and time.monotonic() < deadline:
             time.sleep(POLL_S)
         return not self.waiting
@@ -265,7 +274,7 @@ class Lane:
                 lost_size += len(line) + 1
         if events:
             self.losses.add("the sink is too slow", events, calls=calls, size=lost_size)
-        return Waiting(Batch(self._new_id() if lines else "", lines), chunk.calls - calls)
+        return Waiting(Batch(self._new_id() if lines else "", lines), chunk.calls - calls, self._number + 1)
 
     def _passes(self, record: Record, size: int) -> bool:
         kind = record[0]
@@ -300,11 +309,12 @@ class Lane:
             while not self._is_over:
                 try:
                     self._on_thread()
-                    while self._gather():
-                        self._deliver()
+                    while count := self._gather():
+                        self._deliver(count)
                     self._close()
                     self._is_over = True
                 except BaseException:  # noqa: BLE001  # whatever strikes: it goes on with what it has at hand
+                    self._on_failure()
                     self._is_over = self._is_past_its_time()
                     time.sleep(POLL_S)
         finally:
@@ -316,42 +326,38 @@ class Lane:
     def _is_past_its_time(self) -> bool:
         return bool(self._close_by) and time.monotonic() >= self._close_by
 
-    def _gather(self) -> bool:
-        """Take chunks from the inbox, joined as the sink's ``batching`` asks; False when the lane is to finish."""
-        at_hand = self._at_hand
-        if not at_hand and not self._is_to_close:
-            self._take(self._next())
-        batching: Batching | None = getattr(self.sink, "batching", None)
-        size, until = sum(each.size for each in at_hand), time.monotonic() + (batching.max_wait_s if batching else 0)
-        while batching and at_hand and size < batching.max_bytes and (wait := until - time.monotonic()) > 0:
-            try:
-                following = self._inbox.get(timeout=wait)
-            except _queue.Empty:
-                break
-            if following and size + following.size > batching.max_bytes:
-                self._begins_next = following
-                break
-            self._take(following)
-            if not following or following is HURRY:
-                break
-            size += following.size
-        return bool(at_hand) or not self._is_to_close
+    def _gather(self) -> int:
+        """How many of those that wait are to become one batch, as the sink's ``batching`` asks; 0: the lane is to end.
 
-    def _take(self, offered: Waiting | None) -> None:
-        if offered is None:
-            self._is_to_close = True
-        elif offered is not HURRY:
-            self._at_hand.append(offered)
-
-    def _next(self) -> Waiting | None:
-        """What is next; while nothing is, the sink's own buffers, spool and fsync get their turn."""
-        offered, self._begins_next = self._begins_next, None
-        while offered is None:
+        They stay in the inbox until they are counted, so that whatever strikes this thread takes none of them along.
+        """
+        inbox = self._inbox
+        self._count_lost()
+        while inbox and inbox[0].number <= self._done_number:
+            inbox.popleft()
+        while not inbox:
+            self._is_hurried = False
+            if self._is_to_close:
+                return 0
             try:
-                return self._inbox.get(timeout=IDLE_FLUSH_S if self._is_open else None)
+                self._news.get(timeout=IDLE_FLUSH_S if self._is_open else None)
             except _queue.Empty:
                 self._flush()
-        return offered
+        batching: Batching | None = getattr(self.sink, "batching", None)
+        count, size = 1, inbox[0].size
+        until = time.monotonic() + (batching.max_wait_s if batching else 0)
+        while batching and self._at_hand is None and size < batching.max_bytes:
+            if len(inbox) > count:
+                size += inbox[count].size
+                if size > batching.max_bytes:
+                    break
+                count += 1
+            elif self._is_hurried or self._is_to_close or (wait := until - time.monotonic()) <= 0:
+                break
+            else:
+                with contextlib.suppress(_queue.Empty):
+                    self._news.get(timeout=wait)
+        return count
 
     def _flush(self) -> None:
         try:
@@ -359,24 +365,32 @@ class Lane:
         except BaseException as error:  # noqa: BLE001
             self._warn(f"sink {self.name}: {_said(error)}")
 
-    def _deliver(self) -> None:
-        """Deliver what is at hand, or count it as lost."""
-        if not self._at_hand:
-            return
-        if len(self._at_hand) > 1:
-            joined = Batch.joined(self._new_id(), [each.batch for each in self._at_hand])
-            self._at_hand[:] = [Waiting(joined, sum(each.calls for each in self._at_hand))]
-        [(batch, calls)] = self._at_hand
-        reason = self._attempt(batch)
-        self._at_hand.clear()  # before all else: what strikes here must not have it delivered twice
-        if reason:
-            self.losses.add(reason, len(batch), calls=calls, size=len(batch.body))
-        else:
-            self.delivered += len(batch)
-        self._done_bytes += len(batch.body)
-        self.done += len(batch)
-        if self._is_open and self._inbox.empty():
+    def _deliver(self, count: int) -> None:
+        """Deliver the first of the inbox, or count them as lost."""
+        waiting = self._at_hand
+        if waiting is None:
+            first = [self._inbox[index] for index in range(count)]
+            waiting = first[0]
+            if count > 1:
+                joined = Batch.joined(self._new_id(), [each.batch for each in first])
+                waiting = Waiting(joined, sum(each.calls for each in first), first[-1].number)
+            self._at_hand = waiting
+        reason = self._attempt(waiting.batch)
+        events, size, number = len(waiting.batch), waiting.size, waiting.number
+        delivered, lost = (0, (reason, waiting)) if reason else (events, None)
+        # one statement without a call, within which nothing strikes: either all of this has happened or nothing
+        self._at_hand, self._lost, self._done_number, self.delivered, self._done_bytes, self.done = (
+            None, lost, number, self.delivered + delivered, self._done_bytes + size, self.done + events,
+        )  # fmt: skip
+        self._count_lost()
+        if self._is_open and self._inbox[-1].number <= number:
             self._flush()
+
+    def _count_lost(self) -> None:
+        if self._lost is not None:
+            reason, waiting = self._lost
+            self._lost = None
+            self.losses.add(reason, len(waiting.batch), calls=waiting.calls, size=waiting.size)
 
     def _attempt(self, batch: Batch) -> str:
         """Deliver ``batch``, with retries; returns why it was given up, or nothing."""
