@@ -16,7 +16,7 @@ from typing import Any
 
 import orjson
 
-from flowtrace import constants
+from flowtrace import constants, contexts
 from flowtrace.announcement import Announcement, ForkSilence, Warnings, plural
 from flowtrace.attachment import Attachment
 from flowtrace.carriers import Carriers
@@ -101,6 +101,8 @@ class Agent:
         self._importer.install()
         self.splices.imported()
         self.attachment.attach_imported()  # what Python and the agent have imported
+        if contexts.IS_NEEDED:
+            contexts.HeldContexts(self.recorder.state).install()
         atexit.register(self._at_exit)
         silence = self._fork_silence
         os.register_at_fork(before=silence.begin, after_in_parent=silence.end_in_parent, after_in_child=silence.end)
