@@ -11,7 +11,7 @@ from typing import Any
 import orjson
 import pytest
 from chat_server import FAST, entered, hear, serving
-from harness import Event, Running, check_conservation, free_port, wait_until
+from harness import Event, Running, Tracer, by_process, check_conservation, free_port, wait_until
 
 from tests.faults.chaos_server import ChaosServer, answer, hang, running
 
@@ -163,6 +163,46 @@ def test_end_waits_for_nobody_with_a_spool(tmp_path: Path, receiver: ChaosServer
     assert numbers(left_in(spool)) == numbers(ended.events)
     check_conservation(left_in(spool), sink="http")
     assert ended.events[-1]["lost"] == {"file": 0, "http": 0}
+
+
+FORKING = """
+import os, sys, time
+
+def work(n):
+    return n
+
+for n in range(4):
+    work(n)
+    time.sleep(0.1)  # so that the sink is at work
+    child = os.fork()
+    if not child:
+        for k in range(100):
+            work(k)
+        sys.exit()
+    assert os.waitpid(child, 0)[1] == 0
+"""
+
+
+@pytest.mark.parametrize("is_up", [True, False])
+def test_children_deliver_too(tracer: Tracer, receiver: ChaosServer, is_up: bool) -> None:
+    """Forked children have sinks of their own, on the same spool; the sink's thread makes Python warn of no fork."""
+    # fault P1, S20
+    spool = tracer.folder / "spool"
+    program = tracer.folder / "forking.py"
+    program.write_text(FORKING)
+    if not is_up:
+        receiver.stop()
+
+    ended = tracer.run(
+        ["python", "-W", "error", str(program)],
+        config={"sinks": [http_sink(receiver.url, spool={"dir": str(spool)})]},
+    )
+
+    arrived = [*receiver.stored_events, *left_in(spool)]
+    assert ended.returncode == 0, ended.stderr
+    check_conservation(arrived, sink="http")
+    assert sorted(len(entered(own, "work")) for own in by_process(arrived).values()) == [4, 100, 100, 100, 100]
+    assert receiver.doubles == []
 
 
 def left_in(spool: Path) -> list[Event]:
