@@ -12,7 +12,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import orjson
 import pytest
@@ -613,24 +613,30 @@ def test_child_leaves_the_files_of_its_parent_alone(tmp_path: Path, monkeypatch:
     assert (tmp_path / "trace.jsonl").read_bytes() == b'{"seq":0}\n{"seq":1}\n'
 
 
-def _append_many(directory: Path, writer: int) -> None:
-    sink = opened(directory, rotate=Rotate(max_size=Size("16KiB"), keep=200))
+def _append_many(directory: Path, writer: int, rotate: Rotate) -> None:
+    sink = opened(directory, rotate=rotate)
     for number in range(300):
         sink.write(make_batch(*({"writer": writer, "seq": number, "part": part} for part in range(5))))
+        if number % 3 == 0:
+            sink.flush()
     closed(sink)
 
 
-def test_two_processes_share_a_path(tmp_path: Path) -> None:
-    """Two processes that write and rotate the same path lose, tear and repeat nothing."""  # fault S8
+@pytest.mark.parametrize("compress", ["none", "gzip"])
+def test_two_processes_share_a_path(tmp_path: Path, compress: Literal["none", "gzip"]) -> None:
+    """Two processes that write, rotate and compress at the same path lose, tear and repeat nothing."""  # fault S8
     context = multiprocessing.get_context("spawn")
-    writers = [context.Process(target=_append_many, args=(tmp_path, n)) for n in range(2)]
+    rotate = Rotate(max_size=Size("16KiB"), keep=200, compress=compress)
+    writers = [context.Process(target=_append_many, args=(tmp_path, n, rotate)) for n in range(2)]
 
     for writer in writers:
         writer.start()
     for writer in writers:
         writer.join(60)
 
-    lines = [line for p in tmp_path.glob("trace.jsonl*") for line in p.read_bytes().splitlines()]
-    found = sorted((e["writer"], e["seq"], e["part"]) for e in map(orjson.loads, lines))
+    paths = [path for path in tmp_path.glob("trace.jsonl*") if path.suffix != ".lock"]
+    texts = [gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes() for path in paths]
+    found = sorted((e["writer"], e["seq"], e["part"]) for text in texts for e in map(orjson.loads, text.splitlines()))
     assert [w.exitcode for w in writers] == [0, 0]
     assert found == [(w, n, p) for w in range(2) for n in range(300) for p in range(5)]
+    assert any(path.suffix == ".gz" for path in paths) is (compress == "gzip")
