@@ -43,8 +43,9 @@ def deaf() -> Iterator[ChaosServer]:
 def leave(process: Process, folder: Path) -> Left:
     """Let the program go, and see how it ends."""
     (folder / "go").touch()
-    ended = process.wait(timeout_s=60)
+    wait_until(lambda: process.process.poll() is not None, "the end", deadline_s=60)
     now = time.monotonic()
+    ended = process.wait()
     lines = [line for line in ended.stderr.splitlines() if not line.startswith("flowtrace: ")]
     (folder / "go").unlink()
     return Left(ended.returncode, "".join(lines[-1:]), now - int((folder / "left").read_text()) / 1e9)
