@@ -9,22 +9,18 @@ from __future__ import annotations
 
 import collections
 import math
-import os
 import random
 
-import msgspec
-
-from flowtrace.config import Size
 from flowtrace.errors import SinkError
 from flowtrace.events import Batch
 from flowtrace.hooks import Batching, SinkContext
 from flowtrace.unpatched import _thread, time
 from flowtrace_plugins.courier import Courier, Errand
 from flowtrace_plugins.endpoint import Endpoint
-from flowtrace_plugins.file import FileSink
-from flowtrace_plugins.options import FileOptions, HttpOptions, Rotate, Spool
+from flowtrace_plugins.handover import Handover
+from flowtrace_plugins.options import HttpOptions
 from flowtrace_plugins.parcel import Parcel
-from flowtrace_plugins.receiver import Receiver, Refused, ServerFailed, no_answer
+from flowtrace_plugins.receiver import no_answer
 from flowtrace_plugins.spool import DiskSpool, Entry
 
 _LAST_TRY_S = 0.15  # for what is under way when the process ends, and there is a spool for it
@@ -33,9 +29,6 @@ _GRACE_S = 0.1  # for a request to notice by itself that its time is over
 _PAUSE_S = 0.5  # at least, where the server is away, another process delivers, or a file cannot be used
 _INLINE_S = 0.5  # of delivering from the spool where there is no thread for it
 _BACKOFF_BASE_S, _BACKOFF_CAP_S = 0.5, 5.0  # a receiver that is back is to be found soon
-_POISON_TRIES = 10  # a batch that the server fails at this often, and for this long, is the cause:
-_POISON_S = 120.0  # it holds up all behind it; a server that fails at whatever comes should be back sooner
-_DEAD_LETTERS = Rotate(max_size=Size("16MiB"), keep=1)
 
 
 class HttpSink:
@@ -43,17 +36,16 @@ class HttpSink:
 
     def __init__(self, options: HttpOptions, context: SinkContext) -> None:
         self.batching = Batching(max_bytes=options.batch.max_size, max_wait_s=options.batch.max_wait.seconds)
-        self._options, self._context = options, context
+        self._context = context
         self._timeout_s = options.timeout.seconds
-        self._receiver: Receiver | None = None
         place = Endpoint.parse(options.url).place
         self._spool = DiskSpool(options.spool, place, context, self._lose) if options.spool else None
-        self._dead_letters = _dead_letters(options.spool, context)
+        self._handover = Handover(options, context)
         self._courier = Courier(context.start_thread)
         self._request: Errand[int] | None = None  # for the batch that is being written
-        self._parts = _Parts(Parcel.of(Batch("", [])))
         self._failures, self._not_before = 0, 0.0
         self._losses: collections.deque[tuple[str, int]] = collections.deque()  # to be told on the lane's thread
+        self._of_others: collections.Counter[str] = collections.Counter()  # events that were lost, by reason
         self._own_ids = f"{context.run}-{context.pid}-"
         self._ended_at, self._deadline = math.inf, math.inf
         self._ending = _thread.allocate_lock()
@@ -67,7 +59,7 @@ class HttpSink:
         Raises:
             SinkError: the proxy that the environment names cannot be used.
         """
-        self._receiver = self._receiver or Receiver(self._options)
+        self._handover.open()
         try:
             if self._spool:
                 self._spool.open()
@@ -112,12 +104,14 @@ class HttpSink:
     def close(self, deadline: float) -> None:
         """Release everything; what is in the spool stays there."""
         self.ending(deadline)
-        if self._courier.wait_free(self._end_by if self._spool else time.monotonic):
-            self._dead_letters.close(deadline)
+        is_free = self._courier.wait_free(self._end_by if self._spool else time.monotonic)
+        closing = self._courier.send(lambda: self._handover.close(deadline))
+        if is_free:
+            closing.wait(lambda: deadline)
         self._courier.stop()
-        if self._receiver:
-            self._receiver.close()
         self._tell_losses()
+        for reason, events in self._of_others.items():
+            self._context.warn(f"{reason}: {events} events of other processes are lost")
 
     def _end_by(self) -> float:
         """Until when what goes over the network is waited for."""
@@ -129,7 +123,7 @@ class HttpSink:
         if request is None or (request.is_done and (request.name != parcel.id or request.has_failed)):
             request = self._begin(parcel)
         elif request.name != parcel.id:
-            raise self._late("still busy with the request before")
+            raise self._handover.unreached("still busy with the request before")
         until = time.monotonic() + self._timeout_s + _GRACE_S
         request.wait(lambda: min(until, self._end_by()))
         self._account(request, parcel)
@@ -174,7 +168,7 @@ class HttpSink:
 
         def settle() -> None:
             try:
-                self._count(parcel, request.result())
+                self._has_delivered(parcel, request.result())
                 spool.remove(entry)
             except Exception as error:  # noqa: BLE001  # what it is, the next try will show
                 self._back_off(error)
@@ -186,17 +180,19 @@ class HttpSink:
         return True
 
     def _begin(self, parcel: Parcel) -> Errand[int]:
-        self._request = self._courier.send(lambda: self._send(parcel), name=parcel.id)
+        self._request = self._courier.send(lambda: self._handover.hand_over(parcel), name=parcel.id)
         return self._request
 
     def _account(self, request: Errand[int], parcel: Parcel) -> None:
         if not request.is_done:
-            raise self._late("no answer before the end" if self._is_over() else no_answer(self._timeout_s))
+            raise self._handover.unreached(
+                "no answer before the end" if self._is_over() else no_answer(self._timeout_s)
+            )
         self._request = None
         lost = request.result()
         if lost and lost == parcel.events:
-            raise SinkError(self._parts.problem, retry=False)
-        self._count(parcel, lost)
+            raise SinkError(self._handover.problem, retry=False)
+        self._has_delivered(parcel, lost)
 
     def _put(self, parcel: Parcel, spool: DiskSpool) -> Entry:
         return spool.put(parcel, durably=self._ended_at == math.inf)
@@ -239,7 +235,7 @@ class HttpSink:
                     if self._is_over() or time.monotonic() >= until or not lease.is_held:
                         break
                     if parcel := spool.take(entry):
-                        self._count(parcel, self._send(parcel))
+                        self._has_delivered(parcel, self._handover.hand_over(parcel))
                         spool.remove(entry)
                         has_delivered = True
             finally:
@@ -247,46 +243,6 @@ class HttpSink:
         except Exception as error:  # noqa: BLE001  # it stays on disk, and the thread is needed
             self._back_off(error)
         return has_delivered
-
-    def _send(self, parcel: Parcel) -> int:
-        """Hand a batch to the server, in halves of halves where it is too large; goes on where a try broke off.
-
-        Returns:
-            How many of its events the server refused or rejected.
-        """
-        assert self._receiver, "write before open"
-        if self._parts.id != parcel.id or not self._parts.left:
-            self._parts = _Parts(parcel)
-        parts = self._parts
-        while parts.left:
-            part = parts.left[-1]
-            try:
-                parts.lost += self._receiver.post(part, timeout_s=self._timeout_s)
-                parts.left.pop()
-            except Refused as refused:
-                parts.left.pop()
-                if refused.too_large and part.events > 1:
-                    parts.left += reversed(part.halves())
-                else:
-                    self._set_aside(part, str(refused))
-            except ServerFailed as failed:
-                if not parts.is_poison():
-                    raise
-                parts.left.pop()
-                self._set_aside(part, f"{failed} {parts.failures} times")
-        self._failures = 0
-        return parts.lost
-
-    def _set_aside(self, part: Parcel, problem: str) -> None:
-        """Keep what the server refused in a file, for a person to look at, and count it."""
-        self._parts.lost += part.events
-        self._parts.problem = problem
-        try:
-            self._dead_letters.open()
-            self._dead_letters.write(part.batch)
-            self._context.warn(f"{problem}; what it refuses is kept in {self._dead_letters.path}")
-        except SinkError as error:
-            self._context.warn(f"{problem}; what it refuses is lost: {error}")
 
     # -- both ----------------------------------------------------------------------------------------------------
 
@@ -300,10 +256,6 @@ class HttpSink:
         if self._ending.acquire(timeout=pause_s):
             self._ending.release()
 
-    def _late(self, reason: str) -> SinkError:
-        assert self._receiver, "write before open"
-        return self._receiver.unreached(reason)
-
     def _back_off(self, error: Exception) -> None:
         problem = error if isinstance(error, SinkError) else type(error).__name__  # the text may hold what is secret
         self._context.warn(f"events wait on disk: {problem}")
@@ -313,7 +265,8 @@ class HttpSink:
         self._failures += 1
         self._not_before = time.monotonic() + delay
 
-    def _count(self, parcel: Parcel, lost: int) -> None:
+    def _has_delivered(self, parcel: Parcel, lost: int) -> None:
+        self._failures = 0
         self._lose(parcel.id, "refused by the server", lost)
 
     def _lose(self, id: str, reason: str, events: int) -> None:
@@ -321,29 +274,5 @@ class HttpSink:
         if events and id.startswith(self._own_ids):
             self._losses.append((reason, events))
         elif events:
-            self._context.warn(f"{reason}: {events} events of an earlier process or of another one, batch {id}")
-
-
-class _Parts:
-    """How far a batch is delivered."""
-
-    def __init__(self, parcel: Parcel) -> None:
-        self.id = parcel.id
-        self.left = [parcel] if parcel.events else []  # the next one last
-        self.lost = 0
-        self.failures, self.failing_since = 0, math.inf
-        self.problem = "the server rejected all events"
-
-    def is_poison(self) -> bool:
-        """Count a failure of the server; says whether there were enough of them, for long enough."""
-        now = time.monotonic()
-        self.failures += 1
-        self.failing_since = min(self.failing_since, now)
-        return self.failures >= _POISON_TRIES and now - self.failing_since >= _POISON_S
-
-
-def _dead_letters(spool: Spool | None, context: SinkContext) -> FileSink:
-    """A file beside the spool, shared by all processes and bounded."""
-    parent = os.path.dirname(os.path.expanduser(spool.dir)) if spool else ".flowtrace"
-    place = msgspec.structs.replace(context, directory=os.path.join(context.directory, parent, "dead-letter"))
-    return FileSink(FileOptions(path="{service}.jsonl", rotate=_DEAD_LETTERS), place)
+            self._of_others[reason] += events
+            self._context.warn(f"{reason}: events that another process has put into the spool are lost")

@@ -24,7 +24,7 @@ from harness import wait_until
 from flowtrace.config import Duration, decode
 from flowtrace.errors import SinkError
 from flowtrace.testing import make_batch, make_context
-from flowtrace_plugins import http
+from flowtrace_plugins import handover
 from flowtrace_plugins.http import HttpSink
 from flowtrace_plugins.options import HttpOptions
 from flowtrace_plugins.parcel import Parcel
@@ -139,8 +139,8 @@ def test_connection_is_reused(server: ChaosServer, sink: Opened) -> None:
     sink.failure(2)
     sink.write(3)
 
-    assert sink.sink._receiver
-    pool = sink.sink._receiver._manager.connection_from_url(server.url)
+    assert sink.sink._handover._receiver
+    pool = sink.sink._handover._receiver._manager.connection_from_url(server.url)
     assert (pool.num_connections, pool.num_requests) == (1, 3)
 
 
@@ -213,21 +213,21 @@ def test_single_line_too_large(server: ChaosServer, sink: Opened) -> None:
 
 def test_poison_batch_is_given_up(server: ChaosServer, sink: Opened, monkeypatch: pytest.MonkeyPatch) -> None:
     """A batch that the server fails at time and again is set aside, so that what follows can flow."""  # fault S17
-    monkeypatch.setattr(http, "_POISON_S", 0.0)
-    server.script += [answer(500)] * http._POISON_TRIES
+    monkeypatch.setattr(handover, "_POISON_S", 0.0)
+    server.script += [answer(500)] * handover._POISON_TRIES
 
-    errors = [sink.failure(1) for _ in range(http._POISON_TRIES)]
+    errors = [sink.failure(1) for _ in range(handover._POISON_TRIES)]
     sink.write(2, id="r-1-2")
 
-    assert [error.retry for error in errors] == [True] * (http._POISON_TRIES - 1) + [False]
+    assert [error.retry for error in errors] == [True] * (handover._POISON_TRIES - 1) + [False]
     assert sink.dead_letters == [1]
 
 
 def test_server_that_fails_for_a_while(server: ChaosServer, sink: Opened) -> None:
     """However often the server fails within a minute, it is not the batch that is given up."""  # fault S17
-    server.script += [answer(500)] * 2 * http._POISON_TRIES
+    server.script += [answer(500)] * 2 * handover._POISON_TRIES
 
-    errors = [sink.failure(1) for _ in range(2 * http._POISON_TRIES)]
+    errors = [sink.failure(1) for _ in range(2 * handover._POISON_TRIES)]
     sink.write(1)
 
     assert all(error.retry for error in errors)
@@ -671,7 +671,7 @@ def test_losses_of_others_are_not_ours(server: ChaosServer, tmp_path: Path) -> N
     later.close()
 
     assert later.losses == []
-    assert any("refused by the server: 2 events" in warning for warning in later.warnings)
+    assert any("refused by the server: 2 events of other processes" in warning for warning in later.warnings)
 
 
 def test_two_processes_do_not_drain_at_once(server: ChaosServer, tmp_path: Path) -> None:

@@ -12,7 +12,6 @@ import contextlib
 import errno
 import gzip
 import os
-import re
 import shutil
 import tempfile
 import time
@@ -45,7 +44,6 @@ TROUBLE: dict[str, Step] = {
     "reset": reset,
     "reset after commit": reset_after_commit,
 }
-OF_OTHERS = re.compile(r"(spool \w+|refused by the server): (\d+) events")
 EXAMPLES = 3_000 if os.environ.get("FLOWTRACE_ENDURANCE") == "1" else 60
 LAST_TRIES = 5
 LARGE, SMALL = 15_000, 10  # bytes of noise in an event: five large ones fill the spool
@@ -72,12 +70,9 @@ class Process:
     @property
     def counted(self) -> collections.Counter[str]:
         """The events that this process has said are lost, by reason."""
-        counted: collections.Counter[str] = collections.Counter()
+        counted = collections.Counter(self.sink._of_others)
         for reason, events in self.losses:
             counted[reason] += events
-        for warning in self.warnings:
-            if said := OF_OTHERS.match(warning):
-                counted[said[1]] += int(said[2])
         return counted
 
 
