@@ -20,20 +20,14 @@ from flowtrace.events import Batch
 from flowtrace.hooks import SinkContext
 from flowtrace_plugins.archive import Archive
 from flowtrace_plugins.options import FileOptions
-from flowtrace_plugins.private import (
-    LOCK_POLL_S,
-    LOCK_TRIES,
-    PrivateFile,
-    make_private_directory,
-    sync_directory,
-)
+from flowtrace_plugins.private import LOCK_POLL_S, LOCK_TRIES, PrivateFile, make_private_directory, sync_directory
 
 _ROTATION_PAUSE_S = 60.0  # after a rotation that failed, and between files that are put aside because the disk fails
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EINTR, errno.EAGAIN}
 
 
 class _Remains(NamedTuple):
-    """What a write that failed has left in a file, as it could not be taken back.
+    """What is in a file of a batch that failed, as it could not be taken back, and what of the batch is delivered.
 
     Attributes:
         id: The batch.
@@ -173,33 +167,31 @@ class FileSink:
         except BaseException:
             written = len(data) - len(rest)
             whole = batch.body.rfind(b"\n", begin, max(begin, begin + written - is_torn)) + 1
-            self._take_back(file, _Remains(batch.id, file.identity, start, start + written, begin, whole or begin))
+            self._end = -1
+            self._remains = _Remains(batch.id, file.identity, start, start + written, begin, whole or begin)
+            with contextlib.suppress(OSError):
+                self._resume(file, batch)
             raise
+        self._remains = None
         self._end, self._unsynced = start + len(data), self._fsync_interval_s != 0
         if not start and self._rotate.every:
             self._period = self._clock() // self._rotate.every
 
-    def _take_back(self, file: PrivateFile, remains: _Remains) -> None:
-        """Remove the part of a batch that was written, so that the retry neither tears nor repeats a line."""
-        self._end = -1
-        try:
-            if os.fstat(file.fd).st_size == remains.end:
-                os.ftruncate(file.fd, remains.start)
-                return
-        except OSError:
-            pass
-        self._remains = remains
-
     def _resume(self, file: PrivateFile, batch: Batch) -> int:
-        """The byte from which on the batch is still to be written; takes back what could not be before."""
+        """The byte from which on the batch is still to be written, after what a failed try left is taken back.
+
+        It stays where others have written behind it, or the file was put aside: its whole lines are delivered then.
+        """
         if not (remains := self._remains):
             return 0
-        begin = remains.whole
-        if file.identity == remains.identity and os.fstat(file.fd).st_size == remains.end:
+        begin, is_there = remains.whole, file.identity == remains.identity and remains.start < remains.end
+        if is_there and os.fstat(file.fd).st_size == remains.end:
             os.ftruncate(file.fd, remains.start)
             begin = remains.begin
-        self._remains = None
-        return begin if batch.id == remains.id else 0
+        if batch.id != remains.id:
+            begin = 0
+        self._remains = _Remains(batch.id, file.identity, remains.start, remains.start, begin, begin)
+        return begin
 
     # -- putting aside -------------------------------------------------------------------------------------------
 
