@@ -17,6 +17,7 @@ from typing import Any
 
 import orjson
 
+from flowtrace import threads
 from flowtrace.config import Keep
 from flowtrace.events import ENTER, EXCEPTION, EXIT, STATEMENT, Batch, Lines, Record
 from flowtrace.keeping import EVERYTHING, Keeper, Terms, terms
@@ -52,7 +53,7 @@ class Dispatcher:
         self._wakeup: _queue.SimpleQueue[None] = _queue.SimpleQueue()
         self._ended = _thread.allocate_lock()
         self._stop_at: float | None = None
-        self._is_running = self._is_over = False
+        self._is_running = self._is_over = self._has_ended = False
         self._reported_loss = (0, 0, time.monotonic_ns())
         self._reported_limits: dict[int, tuple[int, int]] = {}  # calls left out so far, and when that was
         self._losses = Losses()  # common to all lanes
@@ -96,7 +97,7 @@ class Dispatcher:
             lane.start()
         self._ended.acquire()
         self._is_running = True
-        _thread.start_new_thread(self._run, ())
+        threads.start(self._run)
 
     def start_thread(self, function: Callable[[], None]) -> None:
         """Run a function of a sink's on a thread of the agent's own.
@@ -114,7 +115,7 @@ class Dispatcher:
 
         self._sinks_threads += 1
         try:
-            _thread.start_new_thread(run, ())
+            threads.start(run)
         except RuntimeError:
             self._sinks_threads -= 1
             raise
@@ -164,7 +165,8 @@ class Dispatcher:
         self._wait_ended()
 
     def _wait_ended(self) -> None:
-        if self._ended.acquire(timeout=max(0.0, (self._stop_at or 0.0) - time.monotonic())):
+        # a signal handler may have struck right behind the lock, and comes here again
+        if not self._has_ended and self._ended.acquire(timeout=max(0.0, (self._stop_at or 0.0) - time.monotonic())):
             self._ended.release()
 
     def deliver(self, timeout_s: float) -> None:
@@ -194,10 +196,11 @@ class Dispatcher:
                     time.sleep(POLL_S)
         finally:
             if self._is_over:
+                self._has_ended = True
                 self._ended.release()
             else:  # struck while it dealt with what had struck it
                 state.failures += 1
-                _thread.start_new_thread(self._run, ())
+                threads.start(self._run)
 
     def _step(self) -> bool:
         """A turn, or the end; says whether it was the end."""

@@ -19,6 +19,7 @@ from typing import NamedTuple
 
 import orjson
 
+from flowtrace import threads
 from flowtrace.errors import SinkError
 from flowtrace.events import ENTER, STATEMENT, Batch, Record
 from flowtrace.hooks import Batching, Sink
@@ -160,7 +161,7 @@ class Lane:
         """
         self._stopping.acquire()
         self._ended.acquire()
-        _thread.start_new_thread(self._run, ())
+        threads.start(self._run)
 
     # -- the dispatcher's side -----------------------------------------------------------------------------------
 
@@ -321,7 +322,7 @@ class Lane:
             if self._is_over:
                 self._ended.release()
             else:  # struck while it dealt with what had struck it
-                _thread.start_new_thread(self._run, ())
+                threads.start(self._run)
 
     def _is_past_its_time(self) -> bool:
         return bool(self._close_by) and time.monotonic() >= self._close_by

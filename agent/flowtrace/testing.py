@@ -8,9 +8,9 @@ from typing import Any
 
 import orjson
 
+from flowtrace import threads
 from flowtrace.events import Batch
 from flowtrace.hooks import SinkContext
-from flowtrace.unpatched import _thread
 
 __all__ = ["MemorySink", "make_batch", "make_context"]
 
@@ -102,4 +102,4 @@ def make_context(
 
 
 def _start_thread(function: Callable[[], None]) -> None:
-    _thread.start_new_thread(function, ())
+    threads.start(function)
