@@ -461,6 +461,23 @@ def test_failing_disk_pushes_out_no_old_files(tmp_path: Path, names: list[str]) 
     assert contents == [b'{"seq":1}\n', b'{"seq":0}\n', b"1\n", b"2\n"]
 
 
+def test_batch_that_fails_again_is_not_begun_anew(tmp_path: Path) -> None:
+    """Lines that a failing disk took and will not give back are written once, however often the rest fails."""
+    sink = opened(tmp_path)  # fault S4
+    batch = make_batch({"seq": 1}, {"seq": 2}, {"seq": 3})
+
+    with Calls(tmp_path, at=1, lasting=True, short=True, only=["write", "ftruncate"]), pytest.raises(SinkError):
+        sink.write(batch)
+    for _ in range(2):
+        with Calls(tmp_path, at=1, error=errno.ENOSPC, only=["write"]), pytest.raises(SinkError):
+            sink.write(batch)
+    sink.write(batch)
+    closed(sink)
+
+    assert (tmp_path / "trace.jsonl.1").read_bytes() == b'{"seq":1}\n{"seq'
+    assert (tmp_path / "trace.jsonl").read_bytes() == b'{"seq":2}\n{"seq":3}\n'
+
+
 def test_failed_fsync_by_interval_repeats_no_batch(tmp_path: Path) -> None:
     """What was written stays written, in a file put aside; the person is told."""  # fault S4
     warnings: list[str] = []

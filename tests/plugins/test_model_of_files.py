@@ -19,7 +19,7 @@ from flowtrace_plugins.options import FileOptions, Rotate
 from tests.faults.model import MAX_PROCESSES, DeliveryMachine, Process
 
 DAY_NS = 86_400 * 10**9
-EXAMPLES = 1_000 if os.environ.get("FLOWTRACE_ENDURANCE") == "1" else 150
+EXAMPLES = 1_000 if os.environ.get("FLOWTRACE_ENDURANCE") == "1" else 100
 
 
 class FileMachine(DeliveryMachine):
