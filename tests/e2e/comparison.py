@@ -90,6 +90,7 @@ class Comparison:
         options: Sequence[str] = ("--quiet",),
         env: Mapping[str, str | None] | None = None,
         compares_streams: bool = True,
+        timeout_s: float = harness.DEADLINE_S,
     ) -> Ended:
         """Run it twice; exit status, and both streams unless told otherwise, must be the same.
 
@@ -100,8 +101,11 @@ class Comparison:
             options: Of flowtrace-run.
             env: Variables to set, or with None to remove.
             compares_streams: Whether what it writes is to be the same, character by character.
+            timeout_s: For each run.
         """
-        plain, traced = (self._run(args, drive, config, options, env or {}, is_traced=each) for each in (False, True))
+        plain, traced = (
+            self._run(args, drive, config, options, env or {}, timeout_s, is_traced=each) for each in (False, True)
+        )
         assert traced.returncode == plain.returncode, f"{plain.stderr}\n{traced.stderr}"
         if compares_streams:
             seen, expected = ((each.stdout, each.stderr) for each in (traced, plain))
@@ -115,6 +119,7 @@ class Comparison:
         config: Config,
         options: Sequence[str],
         env: Mapping[str, str | None],
+        timeout_s: float,
         *,
         is_traced: bool,
     ) -> Ended:
@@ -129,7 +134,7 @@ class Comparison:
             running = Running(args, cwd=folder, env=harness.environment(**env), folder=folder)
         try:
             drive(Counted(running, file=file, signpost=signpost, is_traced=is_traced))
-            running.wait()
+            running.wait(timeout_s=timeout_s)
             harness.wait_until(lambda: not _is_alive(running.pid), "all processes of it are over")
             ended = running.wait()
         finally:
