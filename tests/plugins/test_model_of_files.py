@@ -8,6 +8,7 @@ import shutil
 import time
 from collections.abc import Iterator
 
+import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import precondition, rule
@@ -93,6 +94,12 @@ class FileMachine(DeliveryMachine):
             if reuses:
                 os.dup2(self._database, file.fd)
             self._call(process, events=1)  # before another process of the model, which is none, gets the number
+
+
+@pytest.fixture(autouse=True)
+def _fast_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A disk that needs no time."""
+    monkeypatch.setattr(os, "fsync", lambda fd: None)
 
 
 FileMachine.TestCase.settings = settings(
