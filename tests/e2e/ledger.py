@@ -1,4 +1,4 @@
-"""Audits trace files: is everything there, once, in order and in closed trees, or counted as lost?
+"""Audits trace files: whether everything is there once, in order and in closed trees, or counted as lost.
 
 It reads the files as streams and trusts only ``seq``: what is missing between START and STOP has to be what the LOSS
 events say and what STOP says. Files of any size and number, rotated or not: it keeps a byte for each event, and besides
