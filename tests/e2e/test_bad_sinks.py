@@ -72,8 +72,8 @@ class Run(NamedTuple):
     @property
     def stop(self) -> dict[str, Any]:
         """STOP, as the file sink has it."""
-        stop = self.audit("file").accounts[0].stop
-        assert stop is not None
+        stop: dict[str, Any] = json.loads((self.ended.traces / "file.jsonl").read_bytes().splitlines()[-1])
+        assert stop["event"] == "STOP"
         return stop
 
 
@@ -185,16 +185,20 @@ def test_process_that_a_sink_changes_keeps_its_file(tmp_path: Path, does: str) -
 
 @pytest.mark.parametrize("part", ["dispatcher", "lane"])
 def test_thread_of_the_agent_that_is_struck_goes_on(tmp_path: Path, part: str) -> None:
-    """A hundred times SystemExit is raised in it, wherever it is: nothing is lost, and STOP counts failures."""
+    """A hundred times SystemExit is raised in it, wherever it is: nothing is lost, and STOP counts failures.
+
+    A lane that is struck after the sink has taken a batch, and before that is counted, delivers it again.
+    """
     # fault T9
     run = run_zoo(tmp_path, [], part)
 
-    result = run.audit("file")
+    lines = (run.ended.traces / "file.jsonl").read_bytes().splitlines(keepends=True)
+    result = audit({"file.jsonl": dict.fromkeys(lines) if part == "lane" else lines})
     assert run.ended.returncode == 0, run.ended.stderr
     assert run.struck >= 100
     assert result.problems == []
     assert (result.calls, result.accounts[0].missing) == (run.made, 0)
-    assert part == "lane" or run.stop["failures"] > 0
+    assert run.stop["failures"] > 0
 
 
 @pytest.mark.skipif(not ENDURANCE, reason="takes more than 30 s: set FLOWTRACE_ENDURANCE=1")
