@@ -90,7 +90,7 @@ class Comparison:
         options: Sequence[str] = ("--quiet",),
         env: Mapping[str, str | None] | None = None,
         compares_streams: bool = True,
-        timeout_s: float = harness.DEADLINE_S,
+        timeout_s: float = 2 * harness.DEADLINE_S,
     ) -> Ended:
         """Run it twice; exit status, and both streams unless told otherwise, must be the same.
 
