@@ -265,17 +265,8 @@ DISPOSITIONS = {
 }
 
 
-BLOCKED = pytest.mark.xfail(reason="signals that the program has blocked reach threads of the agent", strict=True)
-
-
 @pytest.mark.parametrize("number", SIGNALS, ids=lambda number: number.name)
-@pytest.mark.parametrize(
-    "disposition",
-    [
-        pytest.param(each, marks=[BLOCKED] if each in ("waited for in a thread", "blocked for a while") else [])
-        for each in DISPOSITIONS
-    ],
-)
+@pytest.mark.parametrize("disposition", DISPOSITIONS)
 def test_signal_does_what_it_does_untraced(number: signal.Signals, disposition: str, comparison: Comparison) -> None:
     """The default action and handlers of any kind end the program as ever, and all that it called is delivered."""
     # fault P7
