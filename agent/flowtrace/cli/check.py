@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import gzip
 import json
 import os
 import sys
 import textwrap
+import zlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from io import BufferedReader
 from typing import Any
 
 import msgspec
@@ -122,13 +125,13 @@ def _attached(files: Sequence[str]) -> dict[str, dict[str, str]]:
     attached: dict[str, dict[str, str]] = {}
     for file in files:
         try:
-            with open(file, "rb") as stream:
+            with open(file, "rb") as raw, _unpacked(raw) as stream:
                 if b'"event":"' not in stream.readline():
                     raise FlowtraceError(f"{file}: is not a trace; name a file that the file sink has written")
                 stream.seek(0)
                 events = [event for line in stream if (event := _attach_event(line))]
-        except OSError as error:
-            raise FlowtraceError(f"{file}: {error.strerror}") from error
+        except (OSError, EOFError, zlib.error) as error:
+            raise FlowtraceError(f"{file}: {getattr(error, 'strerror', None) or error}") from error
         for event in events:
             for key in (event.module, os.path.realpath(event.file or event.module)):
                 known = attached.setdefault(key, {})
@@ -138,6 +141,11 @@ def _attached(files: Sequence[str]) -> dict[str, dict[str, str]]:
                     else:
                         known[function.name] = ""  # in one process at least
     return attached
+
+
+def _unpacked(file: BufferedReader) -> BufferedReader | gzip.GzipFile:
+    """What a file holds that the file sink has written and perhaps compressed since; its name does not tell."""
+    return gzip.GzipFile(fileobj=file) if file.peek(2)[:2] == b"\x1f\x8b" else file
 
 
 class _AttachedFunction(msgspec.Struct):

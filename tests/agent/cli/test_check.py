@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import types
 from collections.abc import Callable
@@ -180,6 +181,25 @@ def test_complete_trace(check: Check, trace: Callable[..., str]) -> None:
         trace(attach("main"), name="other.jsonl"),
     ]
     assert check(*files) == (0, "all functions that were to be traced were attached\n", "")
+
+
+@pytest.mark.parametrize("damage", ["none", "cut", "bits"])
+def test_compressed_traces_are_read(damage: str, check: Check, trace: Callable[..., str], tmp_path: Path) -> None:
+    """Old files of the file sink are, under whatever name; one that is damaged is a mistake on one line."""
+    name = trace(b'{"event":"START"}', attach("Cart.add", "looks", "main"), name="trace.jsonl.1")
+    packed = bytearray(gzip.compress((tmp_path / name).read_bytes()))
+    if damage == "bits":
+        packed[len(packed) // 2] ^= 0xFF
+    (tmp_path / name).write_bytes(packed[:-9] if damage == "cut" else packed)
+
+    status, out, err = check(name)
+
+    if damage == "none":
+        assert (status, out) == (0, "all functions that were to be traced were attached\n")
+    else:
+        assert (status, out) == (2, "")
+        assert err.startswith("flowtrace check: trace.jsonl.1: ")
+        assert err.count("\n") == 1
 
 
 def test_missing_functions_are_named(check: Check, trace: Callable[..., str]) -> None:
