@@ -356,10 +356,9 @@ class Dispatcher:
         reserve = min(RESERVE_S, (deadline - time.monotonic()) / 4)
         for lane in self.lanes:
             lane.tell_ending()
-        for rest in (reserve, reserve / 2):  # again for calls that ended while a slow sink was waited for
+        # again for calls that ended while a slow sink was waited for, and for what it has lost meanwhile
+        for rest in (reserve, reserve / 2, reserve / 4):
             self._turn()
-            self._report_losses()
-            self._drain()
             for lane in self.lanes:
                 lane.wait_idle(deadline - rest)
         recorder = self._recorder

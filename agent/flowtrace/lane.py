@@ -34,6 +34,7 @@ MAX_RETRY_AFTER_S = 300.0
 MAX_RETRY_S = 300.0  # after so long, a batch that the sink still hopes to take is given up: those behind it wait
 POLL_S = 0.002
 LOSS_SHARE = 16  # of the bound, so much more is for LOSS events
+_LOSS, _HEAD = b'"event":"LOSS"', 60  # so near to its beginning a line says what it is
 STARVED = (RecursionError, MemoryError)  # in a thread of ours: what the program leaves it is too little at the moment
 MAX_STARVED_S = 10.0  # then such an error is the sink's own
 BACKOFF_BASE_S, BACKOFF_CAP_S = 0.1, 30.0
@@ -268,7 +269,8 @@ class Lane:
                 lines.append(line)
                 size += len(line) + 1
             elif record[0] == STATEMENT:
-                self._remember(line)
+                self._say_again(line)
+                self.losses.add("the sink is too slow", 1, size=len(line) + 1)
             else:
                 events += 1
                 calls += record[0] == ENTER
@@ -295,13 +297,12 @@ class Lane:
             return False
         return True
 
-    def _remember(self, line: bytes) -> None:
-        """What a LOSS event says that there is no room for, until there is; it is missing now, too."""
+    def _say_again(self, line: bytes) -> None:
+        """Have what a LOSS event says in the next one: this one does not reach the sink."""
         loss = orjson.loads(line)
         if loss["sink"] in (None, self.name):
             counts = {"calls": loss["calls"], "size": loss["bytes"]}
             self.losses.add(loss["reason"], loss["events"], **counts, is_counted=True)
-        self.losses.add("the sink is too slow", 1, size=len(line) + 1)
 
     # -- the lane's thread ---------------------------------------------------------------------------------------
 
@@ -392,6 +393,9 @@ class Lane:
             reason, waiting = self._lost
             self._lost = None
             self.losses.add(reason, len(waiting.batch), calls=waiting.calls, size=waiting.size)
+            for line in waiting.batch.lines if _LOSS in waiting.batch.body else []:
+                if _LOSS in line[:_HEAD]:
+                    self._say_again(line)
 
     def _attempt(self, batch: Batch) -> str:
         """Deliver ``batch``, with retries; returns why it was given up, or nothing."""

@@ -18,6 +18,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
 DEADLINE_S = 30.0  # for what takes a second on an idle machine
+ENDURANCE = os.environ.get("FLOWTRACE_ENDURANCE") == "1"  # the long forms of tests
 
 Event = dict[str, Any]
 Config = Mapping[str, Any] | str | None
