@@ -81,6 +81,7 @@ class Agent:
         for spliced in (self._carriers, incoming, outgoing, Elsewhere(self.recorder.state)):
             spliced.install(self.splices)
         self._importer = Importer(self.attachment, self.splices)
+        self._contexts = contexts.HeldContexts()
         self._endings = Endings(self.stop, self.deliver)
         self.recorder.forked = self._after_fork
         for problem in self._registry.problems:
@@ -102,7 +103,7 @@ class Agent:
         self.splices.imported()
         self.attachment.attach_imported()  # what Python and the agent have imported
         if contexts.IS_NEEDED:
-            contexts.HeldContexts(self.recorder.state).install()
+            self._contexts.install()
         atexit.register(self._at_exit)
         silence = self._fork_silence
         os.register_at_fork(before=silence.begin, after_in_parent=silence.end_in_parent, after_in_child=silence.end)
@@ -267,6 +268,7 @@ class Agent:
         self._control.look()
         self._fork_silence.end_when_due()
         self._endings.look()
+        self._contexts.release()
         self.attachment.say_problems()
 
     def _lanes(self) -> list[Lane]:

@@ -9,41 +9,50 @@ instructions only.
 
 from __future__ import annotations
 
-import collections
 import contextvars
 import gc
+import opcode
 import sys
-
-from flowtrace.recorder import State
-from flowtrace.unpatched import _thread
+from collections.abc import Callable
 
 IS_NEEDED = sys.version_info < (3, 12)
-MOST_HELD = 8  # collections that begin within one ``set``: it allocates a node for each level of the tree
 
 
 class HeldContexts:
-    """Of each thread, the contexts in which collections have run traced code lately."""
+    """The contexts in which collections have run traced code since the last `release`."""
 
-    def __init__(self, state: State) -> None:
-        self._state = state
-        self._local = _thread._local()
+    def __init__(self) -> None:
+        self._held: list[contextvars.Context] = []
+        self._is_collecting = False
 
     def install(self) -> None:
-        """Be told of collections."""
-        gc.callbacks.append(self._on_collection)
+        """Be told of collections, first of all."""
+        gc.callbacks.insert(0, self._on_collection)
 
-    def _on_collection(self, phase: str, _: object) -> None:
-        try:
-            held: collections.deque[contextvars.Context] = self._local.held
-        except AttributeError:
-            held = self._local.held = collections.deque(maxlen=MOST_HELD)
+    def _on_collection(
+        self, phase: str, _: object, copy: Callable[[], contextvars.Context] = contextvars.copy_context
+    ) -> None:
+        context = copy()  # before anything else runs, signal handlers included
         if phase == "start":
-            self._local.before = self._calls()
-            held.append(contextvars.copy_context())
-        elif held and self._local.before == self._calls():
-            held.pop()
+            self._is_collecting = True
+            self._held.append(context)
+        else:
+            self._is_collecting = False
+            if self._held and gc.get_referents(self._held[-1]) == gc.get_referents(context):
+                self._held.pop()  # nothing has replaced the variables
 
-    def _calls(self) -> int:
-        """Grows with each call that may set the current span."""
-        state = self._state
-        return state.queued_bytes + state.skipped_calls + state.lost_calls
+    def release(self) -> None:
+        """Called by the dispatcher: whoever was setting a variable has done so, or it would have no turn."""
+        if not self._is_collecting:
+            self._held.clear()
+
+
+def _at_once(function: Callable[..., None]) -> None:
+    """Have a function begin without a look for signals: in 3.11 its first instruction says whether there is one."""
+    code = bytearray(function.__code__.co_code)
+    code[code.index(opcode.opmap["RESUME"]) + 1] = 2  # as behind ``yield from``
+    function.__code__ = function.__code__.replace(co_code=bytes(code))
+
+
+if IS_NEEDED:
+    _at_once(HeldContexts._on_collection)

@@ -53,6 +53,7 @@ class Dispatcher:
         self._wakeup: _queue.SimpleQueue[None] = _queue.SimpleQueue()
         self._ended = _thread.allocate_lock()
         self._stop_at: float | None = None
+        self._turn_at = 0.0
         self._is_running = self._is_over = self._has_ended = False
         self._reported_loss = (0, 0, time.monotonic_ns())
         self._reported_limits: dict[int, tuple[int, int]] = {}  # calls left out so far, and when that was
@@ -97,6 +98,7 @@ class Dispatcher:
             lane.start()
         self._ended.acquire()
         self._is_running = True
+        self._turn_at = time.monotonic() + self._interval_s
         threads.start(self._run)
 
     def start_thread(self, function: Callable[[], None]) -> None:
@@ -207,10 +209,15 @@ class Dispatcher:
         if self._stop_at is not None:
             self._finish(self._stop_at)
             return True
-        self._turn()  # and then the waiting: what strikes there must not skip a turn
-        if self._stop_at is None:
+        # from the first turn on, too: a child that was forked to become another program has none; and what strikes
+        # the waiting does not put the turn off
+        wait_s = self._turn_at - time.monotonic()
+        if wait_s > 0:
             with contextlib.suppress(_queue.Empty):
-                self._wakeup.get(timeout=self._interval_s)
+                self._wakeup.get(timeout=wait_s)
+        if self._stop_at is None:
+            self._turn_at = time.monotonic() + self._interval_s
+            self._turn()
         return False
 
     def _turn(self) -> None:

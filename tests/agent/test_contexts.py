@@ -3,33 +3,43 @@
 from __future__ import annotations
 
 import contextvars
+import ctypes
+import functools
 import gc
+import opcode
+import operator
+import signal
+import types
 import weakref
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
-from flowtrace.contexts import MOST_HELD, HeldContexts
-from flowtrace.recorder import State
+from flowtrace import contexts
+from flowtrace.contexts import HeldContexts
 
 
 class Value:
     """Something that a variable holds."""
 
 
+current: contextvars.ContextVar[object] = contextvars.ContextVar("current", default=None)
+
+
 @pytest.fixture
-def state() -> Iterator[State]:
-    """The counters of a recorder, with collections watched."""
-    state, before = State(), gc.callbacks[:]
-    HeldContexts(state).install()
+def held() -> Iterator[HeldContexts]:
+    """Collections watched."""
+    before, some = gc.callbacks[:], HeldContexts()
+    some.install()
     gc.disable()
-    yield state
+    yield some
     gc.enable()
     gc.callbacks[:] = before
 
 
-def a_collection(state: State, *, calls: int) -> weakref.ref[Value]:
-    """Collect while a variable holds a value, with so many traced calls in the midst of it."""
+def a_collection(*, is_traced: bool) -> weakref.ref[Value]:
+    """Collect while a variable holds a value, perhaps with a traced call in the midst of it."""
     value = Value()
     variable: contextvars.ContextVar[object] = contextvars.ContextVar("variable")
 
@@ -38,7 +48,9 @@ def a_collection(state: State, *, calls: int) -> weakref.ref[Value]:
         gc.collect()
 
     def call(phase: str, _: object) -> None:
-        state.queued_bytes += 300 * calls if phase == "start" else 0
+        if phase == "start" and is_traced:
+            current.set(1)
+            current.set(None)
 
     gc.callbacks.append(call)
     contextvars.copy_context().run(collect)
@@ -46,17 +58,45 @@ def a_collection(state: State, *, calls: int) -> weakref.ref[Value]:
     return weakref.ref(value)
 
 
-def test_context_is_held_where_traced_code_has_run(state: State) -> None:
-    """What ``ContextVar.set`` may be reading stays, until as many other collections have begun as can within it."""
-    held = a_collection(state, calls=1)
+def test_context_is_held_where_traced_code_has_run(held: HeldContexts) -> None:
+    """What ``ContextVar.set`` may be reading stays until another thread has its turn."""
+    value = a_collection(is_traced=True)
 
-    assert held() is not None
-    for _ in range(MOST_HELD):
-        a_collection(state, calls=1)
-    gc.collect()
-    assert held() is None
+    assert value() is not None
+    held.release()
+    assert value() is None
 
 
-def test_nothing_is_held_where_none_has(state: State) -> None:
+def test_nothing_is_held_where_none_has(held: HeldContexts) -> None:
     """The program's objects die when they would."""  # fault U18
-    assert a_collection(state, calls=0)() is None
+    assert a_collection(is_traced=False)() is None
+
+
+def test_nothing_is_released_in_the_midst_of_a_collection(held: HeldContexts) -> None:
+    """A finalizer may wait for something, and the dispatcher have its turn meanwhile."""
+    gc.callbacks.append(lambda phase, _: held.release() if phase == "stop" else None)
+    gc.callbacks.insert(1, lambda phase, _: held.release() if phase == "start" else None)
+    seen: list[int] = []
+    gc.callbacks.insert(2, lambda phase, _: seen.append(len(held._held)))
+
+    gc.collect()
+
+    assert seen == [1, 0]
+
+
+@pytest.mark.skipif(not contexts.IS_NEEDED, reason="3.12 and later begin collections between instructions")
+def test_signal_handlers_come_after_it(held: HeldContexts) -> None:
+    """One that waits while a collection begins, as nobody looks for signals in C, runs when the context is held."""
+    interrupted: list[tuple[str, str]] = []  # fault C3
+
+    def handler(number: int, frame: types.FrameType) -> None:
+        interrupted.append((frame.f_code.co_name, opcode.opname[frame.f_code.co_code[frame.f_lasti]]))
+
+    send: Any = getattr(ctypes.CDLL(None), "raise")
+    before = signal.signal(signal.SIGUSR1, handler)
+    try:
+        list(map(operator.call, [functools.partial(send, signal.SIGUSR1), gc.collect]))  # type: ignore[attr-defined]
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+
+    assert interrupted == [("_on_collection", "CALL")]
