@@ -212,7 +212,7 @@ def test_each_promise_has_its_test(page: str) -> None:
     """The tests that the pages of promises name exist."""
     text = (ROOT / "docs" / page).read_text()
     files = {path.name: path for path in (ROOT / "tests").rglob("*.py")}
-    named = re.findall(r"\b(\w+\.py)\b", text)
+    named = re.findall(r"\b(test_\w+\.py)\b", text)
     assert named
     assert [name for name in named if name not in files] == []
     trees = [parsed(files[name]) for name in {*named}]

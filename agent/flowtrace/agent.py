@@ -149,6 +149,9 @@ class Agent:
                 timeout = self._config.flush.shutdown_timeout
                 late = f", {lane.waiting} of them not in time ({timeout})" if lane.waiting else ""
                 self.warnings.warn(f"pid {os.getpid()}: {plural(lost, 'event')} did not reach {lane.name}{late}")
+            elif lane.is_running and not self._dispatcher.threads:
+                timeout = self._config.flush.shutdown_timeout
+                self.warnings.warn(f"pid {os.getpid()}: sink {lane.name} did not close in time ({timeout})")
 
     def switch(self, *, on: bool) -> int:
         """Record calls or not, from now on; returns how many functions were switched."""

@@ -12,7 +12,7 @@ from typing import Any
 
 from flowtrace.config import Resolved
 from flowtrace.patcher import Traced
-from flowtrace.unpatched import time
+from flowtrace.unpatched import select, time
 
 SETTLED_S = 0.3  # so long no module was attached: then the line is written,
 WARNED_S = 1.0  # after a fork, Python has warned of it
@@ -37,8 +37,9 @@ class Warnings:
         """Say ``text``."""
         line = " ".join(self._scrub(text).split())
         line = "".join(character if character.isprintable() else f"\\x{ord(character):02x}" for character in line)
-        with contextlib.suppress(OSError):  # nobody listens
-            os.write(2, f"flowtrace: {line}\n".encode("utf-8", "backslashreplace"))
+        with contextlib.suppress(OSError, ValueError):  # nobody listens
+            if select.select([], [2], [], 0)[1]:  # a pipe that nobody reads must hold nobody up
+                os.write(2, f"flowtrace: {line}\n".encode("utf-8", "backslashreplace")[-select.PIPE_BUF :])
 
 
 class ForkSilence:

@@ -337,7 +337,8 @@ class Dispatcher:
         for loss in self._losses.take():
             self._report(None, loss)
         for lane in self.lanes:
-            for loss in lane.losses.take() if lane.takes_losses else []:
+            is_last = self._stop_at is not None
+            for loss in lane.take_losses(is_last=is_last):
                 self._report(lane.name, loss)
 
     def _report_limits(self) -> None:

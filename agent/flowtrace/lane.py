@@ -14,7 +14,7 @@ import collections
 import contextlib
 import math
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import orjson
@@ -34,7 +34,7 @@ MAX_RETRY_AFTER_S = 300.0
 MAX_RETRY_S = 300.0  # after so long, a batch that the sink still hopes to take is given up: those behind it wait
 POLL_S = 0.002
 LOSS_SHARE = 16  # of the bound, so much more is for LOSS events
-_LOSS, _HEAD = b'"event":"LOSS"', 60  # so near to its beginning a line says what it is
+_LOSS, _ENTER, _HEAD = b'"event":"LOSS"', b'"event":"ENTER"', 60  # so near to its beginning a line says what it is
 STARVED = (RecursionError, MemoryError)  # in a thread of ours: what the program leaves it is too little at the moment
 MAX_STARVED_S = 10.0  # then such an error is the sink's own
 BACKOFF_BASE_S, BACKOFF_CAP_S = 0.1, 30.0
@@ -81,9 +81,19 @@ class Losses:
     def __init__(self) -> None:
         self._lock = _thread.allocate_lock()
         self._open: dict[str, list[int]] = {}
+        self._is_due = False
         self.events = 0
 
-    def add(self, reason: str, events: int, *, calls: int = 0, size: int = 0, is_counted: bool = False) -> None:
+    def add(
+        self,
+        reason: str,
+        events: int,
+        *,
+        calls: int = 0,
+        size: int = 0,
+        is_counted: bool = False,
+        is_quiet: bool = False,
+    ) -> None:
         """Count ``events`` events, ENTERs among them ``calls``, of ``size`` bytes.
 
         Args:
@@ -92,17 +102,21 @@ class Losses:
             calls: How many of them are ENTERs.
             size: In bytes.
             is_counted: They are in the totals, but the report of them was lost.
+            is_quiet: This alone is no reason for a LOSS event, which would be lost as well: it waits for another.
         """
         now = time.monotonic_ns()
         with self._lock:
             self.events += 0 if is_counted else events
+            self._is_due |= not is_quiet
             entry = self._open.setdefault(reason, [0, 0, 0, now, now])
             entry[:] = [entry[0] + calls, entry[1] + events, entry[2] + size, entry[3], now]
 
-    def take(self) -> list[Loss]:
-        """What was added since the last call."""
+    def take(self, *, is_last: bool = False) -> list[Loss]:
+        """What was added since the last call, if it is worth an event."""
         with self._lock:
-            taken, self._open = self._open, {}
+            if not self._is_due and not is_last:
+                return []
+            taken, self._open, self._is_due = self._open, {}, False
         return [Loss(reason, *entry) for reason, entry in taken.items()]
 
 
@@ -152,6 +166,7 @@ class Lane:
         self._at_hand: Waiting | None = None  # made of the first of the inbox
         self._lost: tuple[str, Waiting] | None = None  # and not counted yet
         self._is_to_close = self._is_hurried = False
+        self._has_news = False  # since a LOSS was said, the sink has accepted anything else
         self._last: Callable[[], Batch] | None = None
 
     def start(self) -> None:
@@ -174,15 +189,22 @@ class Lane:
         """Queue ``chunk`` for the sink, or as much of it as there is room for."""
         size = len(chunk.batch.body)
         self._wait_for_room(size)
-        offered = Waiting(chunk.batch, chunk.calls, self._number + 1)
+        batch, calls = chunk.batch, chunk.calls
         if self._dropped or self._dropped_and_left or self._is_full(size):
-            offered = self._admitted(chunk)
-        if offered.batch:
-            self._offered_bytes += offered.size
-            self._offered += len(offered.batch)
-            self._number += 1
-            self._inbox.append(offered)
-            self._news.put(None)
+            batch, calls = self._admitted(chunk)
+        batching: Batching | None = getattr(self.sink, "batching", None)
+        if batching and len(batch.body) > batching.max_bytes and len(batch) > 1:
+            for lines in _parts(batch.lines, batching.max_bytes):
+                self._put(Batch(self._new_id(), lines), sum(_ENTER in line[:_HEAD] for line in lines))
+        elif batch:
+            self._put(batch, calls)
+
+    def _put(self, batch: Batch, calls: int) -> None:
+        self._offered_bytes += len(batch.body)
+        self._offered += len(batch)
+        self._number += 1
+        self._inbox.append(Waiting(batch, calls, self._number))
+        self._news.put(None)
 
     def _wait_for_room(self, size: int) -> None:
         """Under ``overflow: block``, for as long as the sink takes something now and then."""
@@ -239,12 +261,27 @@ class Lane:
 
     def wait_ended(self, deadline: float) -> bool:
         """Wait until the sink is closed and the thread gone."""
-        return self._ended.acquire(timeout=max(0.0, deadline - time.monotonic()))
+        has_ended = self._ended.acquire(timeout=max(0.0, deadline - time.monotonic()))
+        if has_ended:
+            self._ended.release()
+        return has_ended
+
+    @property
+    def is_running(self) -> bool:
+        """Whether the lane was started and its sink is not closed yet."""
+        return self._ended.locked()
 
     def lose(self, reason: str, events: int) -> None:
         """Take back ``events`` events that the sink had accepted: it lost them after all."""
         self.delivered -= events
-        self.losses.add(reason, events)
+        self.losses.add(reason, events, is_quiet=not self._has_news)
+
+    def take_losses(self, *, is_last: bool = False) -> list[Loss]:
+        """What is to be said in LOSS events now, for which there is room."""
+        taken = self.losses.take(is_last=is_last) if self.takes_losses else []
+        if taken:
+            self._has_news = False
+        return taken
 
     @property
     def waiting(self) -> int:
@@ -260,7 +297,7 @@ class Lane:
         waiting = self._offered_bytes - self._done_bytes
         return waiting > 0 and waiting + size > self._max_bytes
 
-    def _admitted(self, chunk: Chunk) -> Waiting:
+    def _admitted(self, chunk: Chunk) -> tuple[Batch, int]:
         """The part of a chunk that may pass: no ENTER while there is no room, nothing below one that was dropped."""
         lines: list[bytes] = []
         size = calls = events = lost_size = 0
@@ -270,14 +307,15 @@ class Lane:
                 size += len(line) + 1
             elif record[0] == STATEMENT:
                 self._say_again(line)
-                self.losses.add("the sink is too slow", 1, size=len(line) + 1)
+                self.losses.add("the sink is too slow", 1, size=len(line) + 1, is_quiet=True)
             else:
                 events += 1
                 calls += record[0] == ENTER
                 lost_size += len(line) + 1
         if events:
             self.losses.add("the sink is too slow", events, calls=calls, size=lost_size)
-        return Waiting(Batch(self._new_id() if lines else "", lines), chunk.calls - calls, self._number + 1)
+            self._warn(f"sink {self.name}: takes less than is recorded; what does not fit is left out and counted")
+        return Batch(self._new_id() if lines else "", lines), chunk.calls - calls
 
     def _passes(self, record: Record, size: int) -> bool:
         kind = record[0]
@@ -302,7 +340,7 @@ class Lane:
         loss = orjson.loads(line)
         if loss["sink"] in (None, self.name):
             counts = {"calls": loss["calls"], "size": loss["bytes"]}
-            self.losses.add(loss["reason"], loss["events"], **counts, is_counted=True)
+            self.losses.add(loss["reason"], loss["events"], **counts, is_counted=True, is_quiet=True)
 
     # -- the lane's thread ---------------------------------------------------------------------------------------
 
@@ -384,6 +422,7 @@ class Lane:
         self._at_hand, self._lost, self._done_number, self.delivered, self._done_bytes, self.done = (
             None, lost, number, self.delivered + delivered, self._done_bytes + size, self.done + events,
         )  # fmt: skip
+        self._has_news = self._has_news or (not reason and len(_losses_in(waiting.batch)) < events)
         self._count_lost()
         if self._is_open and self._inbox[-1].number <= number:
             self._flush()
@@ -392,17 +431,18 @@ class Lane:
         if self._lost is not None:
             reason, waiting = self._lost
             self._lost = None
-            self.losses.add(reason, len(waiting.batch), calls=waiting.calls, size=waiting.size)
-            for line in waiting.batch.lines if _LOSS in waiting.batch.body else []:
-                if _LOSS in line[:_HEAD]:
-                    self._say_again(line)
+            said = _losses_in(waiting.batch)
+            is_quiet = len(said) == len(waiting.batch)
+            self.losses.add(reason, len(waiting.batch), calls=waiting.calls, size=waiting.size, is_quiet=is_quiet)
+            for line in said:
+                self._say_again(line)
 
     def _attempt(self, batch: Batch) -> str:
         """Deliver ``batch``, with retries; returns why it was given up, or nothing."""
         now = time.monotonic()
         if now < self._left_out_until:
             return "the sink is left out after failures"
-        starved_until, retry_until = min(now + MAX_STARVED_S, self._stop_at or math.inf), now + MAX_RETRY_S
+        starved_until, retry_until = now + MAX_STARVED_S, now + MAX_RETRY_S
         tries = 0
         while True:
             try:
@@ -411,7 +451,7 @@ class Lane:
                     self._is_open = True
                 self.sink.write(batch)
             except BaseException as error:  # noqa: BLE001  # a plugin may raise anything, SystemExit included
-                if isinstance(error, STARVED) and time.monotonic() < starved_until:
+                if isinstance(error, STARVED) and time.monotonic() < min(starved_until, self._stop_at or math.inf):
                     time.sleep(POLL_S)
                     continue
                 tries += 1
@@ -461,9 +501,28 @@ class Lane:
             self._warn(f"sink {self.name}: did not close: {_said(error)}")
 
 
+def _losses_in(batch: Batch) -> list[bytes]:
+    """The LOSS events."""
+    return [line for line in batch.lines if _LOSS in line[:_HEAD]] if _LOSS in batch.body else []
+
+
+def _parts(lines: Sequence[bytes], max_bytes: int) -> Iterator[list[bytes]]:
+    """Lines in pieces of at most ``max_bytes``, but for single lines that are larger."""
+    part: list[bytes] = []
+    size = 0
+    for line in lines:
+        if part and size + len(line) + 1 > max_bytes:
+            yield part
+            part, size = [], 0
+        part.append(line)
+        size += len(line) + 1
+    yield part
+
+
 def _said(error: BaseException) -> str:
     """What an exception says; a plugin's may fail even at that."""
     try:
-        return str(error) if isinstance(error, SinkError) else f"{type(error).__name__}: {error}"
+        text, name = str(error), type(error).__name__
+        return text if isinstance(error, SinkError) else f"{name}: {text}" if text else name
     except BaseException:  # noqa: BLE001
         return type(error).__name__

@@ -132,8 +132,10 @@ class Archive:
             if not aside.suffix and stat.S_ISREG(aside.status.st_mode):
                 try:
                     yield from self._compress(aside)
+                except FileNotFoundError:
+                    continue  # another process has dealt with it
                 except (OSError, SinkError) as error:
-                    self._warn("compress", error)
+                    self._warn("compress old files of", error)
 
     def _compress(self, aside: Aside) -> Iterator[None]:
         """Compress one file, unless another process is at it; yields after each slice."""

@@ -26,14 +26,9 @@ _DEAD_LETTERS = Rotate(max_size=Size("16MiB"), keep=1)
 
 
 class Handover:
-    """Hands batches over to the server of the options; what it refuses goes to a file.
-
-    Attributes:
-        problem: Why the server refused what it refused last.
-    """
+    """Hands batches over to the server of the options; what it refuses goes to a file."""
 
     def __init__(self, options: HttpOptions, context: SinkContext) -> None:
-        self.problem = "the server rejected all events"
         self._options, self._context = options, context
         self._timeout_s = options.timeout.seconds
         self._receiver: Receiver | None = None
@@ -93,7 +88,6 @@ class Handover:
     def _set_aside(self, part: Parcel, problem: str) -> None:
         """Keep what the server refused in a file, for a person to look at, and count it."""
         self._parts.lost += part.events
-        self.problem = problem
         try:
             self._dead_letters.open()
             self._dead_letters.write(part.batch)

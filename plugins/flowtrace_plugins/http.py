@@ -189,10 +189,7 @@ class HttpSink:
                 "no answer before the end" if self._is_over() else no_answer(self._timeout_s)
             )
         self._request = None
-        lost = request.result()
-        if lost and lost == parcel.events:
-            raise SinkError(self._handover.problem, retry=False)
-        self._has_delivered(parcel, lost)
+        self._has_delivered(parcel, request.result())
 
     def _put(self, parcel: Parcel, spool: DiskSpool) -> Entry:
         return spool.put(parcel, durably=self._ended_at == math.inf)

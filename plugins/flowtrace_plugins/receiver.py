@@ -197,7 +197,10 @@ def _reason(error: BaseException, timeout_s: float) -> str:
         if isinstance(cause, OSError) and cause.strerror:
             return cause.strerror
     timed_out = any(isinstance(cause, TimeoutError | urllib3.exceptions.TimeoutError) for cause in causes)
-    return no_answer(timeout_s) if timed_out else type(error).__name__
+    if timed_out:
+        return no_answer(timeout_s)
+    is_cut_off = isinstance(error, urllib3.exceptions.ProtocolError)
+    return "the connection was cut, or the answer was no HTTP" if is_cut_off else type(error).__name__
 
 
 def no_answer(timeout_s: float) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -12,7 +13,7 @@ import leaving
 import odd_sinks
 import pytest
 from harness import Running as Process
-from harness import Tracer, environment, wait_until
+from harness import Tracer, environment, launcher, wait_until
 from ledger import assert_balanced
 
 from tests.faults.chaos_server import ChaosServer, hang, running
@@ -134,3 +135,19 @@ def test_with_a_spool_the_end_waits_for_no_receiver(
 
     assert traced.status == plain.status
     assert traced.took_s < within_s
+
+
+@pytest.mark.parametrize("options", [[], ["--quiet"]], ids=["said", "quiet"])
+def test_stderr_that_nobody_reads_holds_nothing_up(tmp_path: Path, options: list[str]) -> None:
+    """The tree on stderr fills the pipe to a parent that only waits; the program ends, with its own status."""
+    # faults S2, P9
+    (tmp_path / "app.py").write_text("def f(x): return x\nfor n in range(5_000): f(n)\nraise SystemExit(3)\n")
+    command = [*launcher(), *options, sys.executable, "app.py"]
+
+    with subprocess.Popen(command, cwd=tmp_path, env=environment(), stderr=subprocess.PIPE) as process:
+        try:
+            status = process.wait(60)
+        finally:
+            process.kill()
+
+    assert status == 3
