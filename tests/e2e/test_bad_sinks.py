@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 import time
 from pathlib import Path
@@ -11,10 +10,9 @@ from typing import Any, NamedTuple
 
 import odd_sinks
 import pytest
-from harness import Ended, Tracer
+from harness import ENDURANCE, Ended, Tracer
 from ledger import Account, Audit, audit
 
-ENDURANCE = os.environ.get("FLOWTRACE_ENDURANCE") == "1"
 PROGRAM = str(Path(__file__).with_name("zoo.py"))
 SECONDS = 3
 SHUTDOWN_S = 1

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from harness import Ended
+from harness import ENDURANCE, Ended
 from ledger import assert_balanced
 
-ENDURANCE = os.environ.get("FLOWTRACE_ENDURANCE") == "1"
 PROGRAM = str(Path(__file__).with_name("burst.py"))
 THREADS = 64
 CALLS = 10_000_000 if ENDURANCE else 1_000_000

@@ -7,7 +7,6 @@ each start mends what the death before it has torn.
 from __future__ import annotations
 
 import array
-import os
 import random
 import shutil
 import signal
@@ -21,10 +20,9 @@ from typing import NamedTuple
 import doomed
 import orjson
 import pytest
-from harness import Tracer, wait_until
+from harness import ENDURANCE, Tracer, wait_until
 from ledger import assert_balanced
 
-ENDURANCE = os.environ.get("FLOWTRACE_ENDURANCE") == "1"
 PROGRAM = str(Path(__file__).with_name("doomed.py"))
 CHAINS = 4  # at a time: the programs sleep most of their time
 DEATHS = 125 if ENDURANCE else 25  # of each test

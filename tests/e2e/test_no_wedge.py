@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from harness import Ended
+from harness import ENDURANCE, Ended
 from ledger import assert_balanced
 
-ENDURANCE = os.environ.get("FLOWTRACE_ENDURANCE") == "1"
 PROGRAM = str(Path(__file__).with_name("storm.py"))
 SECONDS = 60 if ENDURANCE else 5
 ORDERED = sys.version_info >= (3, 12)  # before, the collector runs in allocations: after a number was taken, too

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import gzip
 import itertools
-import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,11 +14,10 @@ from typing import NamedTuple
 
 import orjson
 import pytest
-from harness import Event, Running, Tracer, by_process, check_conservation, wait_until
+from harness import ENDURANCE, Event, Running, Tracer, by_process, check_conservation, wait_until
 
 from tests.faults.chaos_server import ChaosServer, answer, hang, running
 
-ENDURANCE = os.environ.get("FLOWTRACE_ENDURANCE") == "1"
 AWAY_S, CALLS_A_SECOND = (60.0, 10_000) if ENDURANCE else (5.0, 2_000)
 MAX_SPOOL_BYTES = 64 * 2**20
 MAX_RESIDENT_BYTES = 200 * 2**20

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,10 +11,9 @@ from typing import Any
 
 import odd_sinks
 import pytest
-from harness import Ended, Tracer
+from harness import ENDURANCE, Ended, Tracer
 from ledger import Audit, assert_balanced, audit
 
-ENDURANCE = os.environ.get("FLOWTRACE_ENDURANCE") == "1"
 PROGRAM = str(Path(__file__).with_name("burst.py"))
 SECONDS = 60 if ENDURANCE else 5
 PER_SECOND = 5_000  # events that the slow sink takes; the program makes ten times as many, and more

@@ -11,9 +11,9 @@ from pathlib import Path
 import harness
 import pytest
 from comparison import Comparison, Counted, by_name, calls_entered
+from harness import ENDURANCE
 
 PYTHON = sys.executable
-ENDURANCE = os.environ.get("FLOWTRACE_ENDURANCE") == "1"
 METHODS = ("fork", "spawn", "forkserver")
 
 

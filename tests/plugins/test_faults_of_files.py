@@ -14,6 +14,7 @@ from typing import Any
 import msgspec
 import orjson
 import pytest
+from harness import ENDURANCE
 
 from flowtrace import lane as lane_module
 from flowtrace.config import Duration, Size
@@ -34,7 +35,7 @@ FAULTS: dict[str, dict[str, Any]] = {
     "a write falls short": {"short": True, "only": ["write"]},
 }
 FSYNC = ["always"]
-if os.environ.get("FLOWTRACE_ENDURANCE") == "1":
+if ENDURANCE:
     FSYNC += ["off", "1ns"]
     FAULTS |= {
         "the disk is full once": {"error": errno.ENOSPC},

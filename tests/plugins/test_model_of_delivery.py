@@ -22,6 +22,7 @@ from pathlib import Path
 import msgspec
 import orjson
 import pytest
+from harness import ENDURANCE
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule, run_state_machine_as_test
@@ -44,7 +45,7 @@ TROUBLE: dict[str, Step] = {
     "reset": reset,
     "reset after commit": reset_after_commit,
 }
-EXAMPLES = 3_000 if os.environ.get("FLOWTRACE_ENDURANCE") == "1" else 60
+EXAMPLES = 3_000 if ENDURANCE else 60
 LAST_TRIES = 5
 LARGE, SMALL = 15_000, 10  # bytes of noise in an event: five large ones fill the spool
 

@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 
 import pytest
+from harness import ENDURANCE
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import precondition, rule
@@ -20,7 +21,7 @@ from flowtrace_plugins.options import FileOptions, Rotate
 from tests.faults.model import MAX_PROCESSES, DeliveryMachine, Process
 
 DAY_NS = 86_400 * 10**9
-EXAMPLES = 1_000 if os.environ.get("FLOWTRACE_ENDURANCE") == "1" else 100
+EXAMPLES = 1_000 if ENDURANCE else 100
 
 
 class FileMachine(DeliveryMachine):
