@@ -25,7 +25,7 @@ LAYERS = {  # a module imports from its own layer and from those above it in thi
         "renderings", "shapes", "jsontext",
         "descriptions", "values", "defaults", "instrument",
     ],
-    "engines": ["recorder", "contexts", "suspension", "lane", "keeping", "dispatcher", "plugins"],
+    "engines": ["recorder", "contexts", "suspension", "losses", "lane", "keeping", "dispatcher", "plugins"],
     "import": ["patcher", "splices", "carriers", "incoming", "outgoing", "elsewhere", "importer"],
     "root": ["announcement", "attachment", "control", "endings", "agent"],
     "edges": ["testing", "boot", "cli"],

@@ -21,7 +21,8 @@ from flowtrace import threads
 from flowtrace.config import Keep
 from flowtrace.events import ENTER, EXCEPTION, EXIT, STATEMENT, Batch, Lines, Record
 from flowtrace.keeping import EVERYTHING, Keeper, Terms, terms
-from flowtrace.lane import POLL_S, STARVED, Chunk, Lane, Loss, Losses
+from flowtrace.lane import POLL_S, STARVED, Chunk, Lane
+from flowtrace.losses import Loss, Losses
 from flowtrace.recorder import RECORD_BYTES, Recorder
 from flowtrace.unpatched import _queue, _thread, time
 
