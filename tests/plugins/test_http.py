@@ -708,7 +708,7 @@ def test_slow_request_does_not_hold_the_lane(server: ChaosServer, tmp_path: Path
     other.sink.flush()  # may not deliver what is being delivered
     meanwhile = len(server.requests), waiting(opened)
     release.set()
-    wait_until(lambda: waiting(opened) == 1, "the first one is delivered")
+    wait_until(lambda: waiting(opened) <= 1, "the first one is delivered")  # and perhaps the second by the other
     opened.sink.flush()
     drained(opened)
     opened.close()
