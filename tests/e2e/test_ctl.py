@@ -143,7 +143,7 @@ def test_answers_while_a_sink_hangs(start: Start) -> None:
             config={"queue": queue, "sinks": [sink], "flush": {"shutdown_timeout": "100ms"}},
         )
         pid = running.pid
-        harness.wait_until(lambda: "0 waiting" not in (first := done(pid, "status")) and first == done(pid, "status"))
+        harness.wait_until(lambda: ", 0 waiting" not in (first := done(pid, "status")) and first == done(pid, "status"))
 
         assert ": off, " in done(pid, "off")
 

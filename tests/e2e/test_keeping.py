@@ -189,6 +189,7 @@ def test_rules_come_and_go(write: Write, start_traced: Start) -> None:
 
     edit(running, keep={"slower_than": NEVER})
     done(running.pid, "reload")
+    harness.wait_until(lambda: "not kept" in done(running.pid, "status"), "the rules have come")
     edit(running, keep=None)
     done(running.pid, "reload")
     written = len(numbers())

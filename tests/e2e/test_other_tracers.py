@@ -250,13 +250,7 @@ def test_ddtrace_without_an_agent(order: str, enabled: str, start: Start, expect
     assert calls(both) == expected_calls
 
 
-@pytest.mark.parametrize(
-    "order",
-    [
-        pytest.param("in front", marks=pytest.mark.xfail(strict=True, reason="ddtrace's SIGTERM handler came first")),
-        "behind",
-    ],
-)
+@pytest.mark.parametrize("order", ["in front", "behind"])
 @needs("ddtrace")
 def test_sigterm_under_ddtrace(order: str, start: Start) -> None:
     """A server that SIGTERM ends has delivered all events."""
