@@ -13,6 +13,8 @@ import pytest
 from harness import ENDURANCE, Ended, Tracer
 from ledger import Account, Audit, audit
 
+from flowtrace.lane import FAILED_BATCHES, LEFT_OUT_S, TRIES
+
 PROGRAM = str(Path(__file__).with_name("zoo.py"))
 SECONDS = 3
 SHUTDOWN_S = 1
@@ -75,8 +77,8 @@ class Run(NamedTuple):
         return stop
 
 
-def run_zoo(folder: Path, odds: list[Odd], *args: str) -> Run:
-    """Run the program with a file sink and these."""
+def run_zoo(folder: Path, odds: list[Odd], *args: str, seconds: float = SECONDS) -> Run:
+    """Run the program with a file sink and these, for so long."""
     tracer, made = Tracer(folder), folder / "made"
     path = odd_sinks.install(folder / "site")
     tracer.traces.mkdir()
@@ -94,7 +96,8 @@ def run_zoo(folder: Path, odds: list[Odd], *args: str) -> Run:
     began = time.monotonic()
     # not FLOWTRACE_STRICT: it would end the dispatcher at what is not the agent's own error
     env = {"PYTHONPATH": path, "FLOWTRACE_STRICT": None}
-    ended = tracer.run([sys.executable, PROGRAM, str(made), str(SECONDS), *args], config=config, env=env)
+    command = [sys.executable, PROGRAM, str(made), str(seconds), *args]
+    ended = tracer.run(command, config=config, env=env, timeout=seconds + 60)
     took_s = time.monotonic() - began
     assert made.exists(), ended.stderr
     calls, struck = map(int, made.read_text().split())
@@ -202,8 +205,11 @@ def test_thread_of_the_agent_that_is_struck_goes_on(tmp_path: Path, part: str) -
 @pytest.mark.skipif(not ENDURANCE, reason="takes more than 30 s: set FLOWTRACE_ENDURANCE=1")
 def test_sink_that_was_left_out_is_tried_again(tmp_path: Path) -> None:
     """After five batches that it has not taken it gets none for 30 s, and then again; what it missed is in LOSS."""
-    run = run_zoo(tmp_path, [Odd("raise Exception", "write", 15)], "")
-    account = of(run, 0)
+    run = run_zoo(tmp_path, [Odd("raise Exception", "write", FAILED_BATCHES * TRIES)], seconds=LEFT_OUT_S + 10)
 
-    assert account.calls > 0
-    assert account.lost > 0
+    *events, stop = map(json.loads, (run.ended.traces / "odd.jsonl").read_bytes().splitlines())
+    said = [event for event in events if event["event"] == "LOSS" and event["sink"] == "odd"]
+    assert f"left out for {LEFT_OUT_S:.0f} s" in run.ended.stderr
+    assert {event["reason"] for event in said} == {"the sink failed", "the sink is left out after failures"}
+    assert (stop["delivered"]["odd"], stop["lost"]["odd"]) == (len(events), sum(event["events"] for event in said))
+    assert sum(event["event"] == "ENTER" for event in events) > 100
