@@ -281,11 +281,13 @@ def calls_made(value: object, **limits: int) -> int:
         nonlocal calls
         calls += event in ("call", "c_call")
 
+    gc.disable()  # callbacks of the collector would count
     sys.setprofile(count)
     try:
         capture.result(value)
     finally:
         sys.setprofile(None)
+        gc.enable()
     return calls
 
 
