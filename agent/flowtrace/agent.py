@@ -58,6 +58,7 @@ class Agent:
         config = resolved.config
         self._resolved, self._config = resolved, config
         self._is_stopped = self._is_open = False
+        self._pid = os.getpid()
         self.warnings = Warnings(scrub=lambda text: self.attachment.redactor.scrub(text))
         self._registry: Registry = load(resolved.plugins)
         self.recorder = Recorder()
@@ -328,14 +329,19 @@ class Agent:
 
     def _after_fork(self) -> None:
         """In the child: everything queued, every thread and every open sink is the parent's."""
+        pid = os.getpid()
+        if pid == self._pid:
+            return  # a call came before this hook, from a finalizer that another hook has run
+        self._pid = pid
         self._parents = (self._dispatcher, getattr(self, "_parents", None))  # never finalized here: not ours to close
         self._is_stopped = self._is_open = False
-        self.recorder.reset()
-        self._ids.begin(self.recorder.state.first)
-        self._limit()
-        self._open()
-        for traced in self.attachment.modules.values():
-            self.attachment.say_attach(traced)
+        with self.recorder.blind():  # or what finalizers call would come before START
+            self.recorder.reset()
+            self._ids.begin(self.recorder.state.first)
+            self._limit()
+            self._open()
+            for traced in self.attachment.modules.values():
+                self.attachment.say_attach(traced)
         multiprocessing = sys.modules.get("multiprocessing.util")
         if multiprocessing is not None:  # its children leave by os._exit, past atexit
             multiprocessing.register_after_fork(self, _finalize_last)

@@ -222,7 +222,8 @@ class Recorder:
         state.lost_calls = state.lost_events = state.skipped_calls = state.suppressed_calls = state.failures = 0
         state.woken = False
         state.first = next(self.seq) + 1
-        self._local.me = Thread()
+        me = self.thread()
+        me.id, me.raised = _thread.get_native_id(), None
 
     def functions(self, target: Target) -> Functions:
         """The enter and leave functions of ``target``, which from now on is in ``targets``."""

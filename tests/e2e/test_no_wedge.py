@@ -111,7 +111,6 @@ def test_forks_in_a_storm_are_processes_of_their_own(run_traced: Callable[..., E
     shutil.rmtree(ended.traces)
 
 
-@pytest.mark.xfail(reason="it begins twice", strict=True)
 def test_child_that_calls_before_the_agent_knows_of_the_fork_begins_once(
     run_traced: Callable[..., Ended], write: Callable[[str, str], Path]
 ) -> None:
@@ -124,7 +123,6 @@ def test_child_that_calls_before_the_agent_knows_of_the_fork_begins_once(
     assert sorted(account.calls for account in result.accounts) == [100, 102]
 
 
-@pytest.mark.xfail(reason="finalizers come first", strict=True)
 def test_children_forked_in_the_midst_of_collections_begin_with_start(
     run_traced: Callable[..., Ended], write: Callable[[str, str], Path]
 ) -> None:
