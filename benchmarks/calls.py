@@ -1,256 +1,225 @@
-"""What tracing one call costs: nanoseconds added to an empty method with two scalar arguments, beside other tracers.
+"""What a traced call costs, beside other tracers: nanoseconds added to nine kinds of calls.
 
-Each way of tracing runs in processes of its own, which take turns, so that what else the machine does meets all alike;
-of each, the median counts. A process calls in bursts that its queue can hold, and lets its background threads finish
-before the next. Three numbers per way, each less that of untraced calls:
+Each way of tracing runs in processes of its own, which take turns, so that what else the machine does meets all alike.
+Added is what a call takes beyond the same call untraced in the same round; of all bursts of all rounds the median
+counts, and the median absolute deviation says how far they spread. ``calling.py`` says what is taken of each burst and
+what is checked; ``ways.py``, ``wrapped.py``, ``spans.py`` and ``profilers.py`` say how each way is set up.
 
-- caller: wall time of the calls themselves, as the traced program feels it;
-- caller CPU: CPU time of the calling thread alone, which waits for nothing and is steadier on a busy machine;
-- process CPU: of all threads, until what was recorded is where it goes.
+Usage: ``python benchmarks/calls.py [--rounds 5] [--quick] [--only NAME...] [--workloads NAME...] [--report]``
 
-Usage: ``python benchmarks/calls.py [--rounds 5] [--only NAME...]``
+A whole run writes ``results/calls-<python>.json`` and, for ``python -m pyperf compare_to``, all that was measured to
+``results/pyperf/calls-<python>.json``. ``--report`` measures nothing: it puts what the Pythons have
+written side by side.
 """
 
 from __future__ import annotations
 
 import argparse
-import collections
-import contextvars
 import itertools
 import json
-import os
 import statistics
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import plots
+import pyperf
 import report
-import workload
+from bursts import WORKLOADS
+from calling import FIGURES, OFF, WAYS, kind
+from report import Spread
+from ways import Way
 
-BURST, BURSTS = 5_000, 20
-Finish = Callable[[], object]
-
-
-def untraced() -> Finish:
-    """Nothing."""
-    return lambda: None
-
-
-def flowtrace_traced() -> Finish:
-    """The process was started by flowtrace-run; make sure that it does what is measured."""
-    assert workload.Empty.method.__code__.co_consts != plain_constants(), "not instrumented"
-    return lambda: None
-
-
-def flowtrace_off() -> Finish:
-    """Traced, and switched off at run time."""
-    from flowtrace import agent
-
-    assert agent._agent is not None
-    assert agent._agent.switch(on=False) > 0
-    return lambda: None
-
-
-def wrapt_record() -> Finish:
-    """A wrapt wrapper as one would write it by hand, that records the same: names, values, ids, times, parent."""
-    import orjson
-    import wrapt
-
-    queue: collections.deque[tuple[Any, ...]] = collections.deque(maxlen=4 * BURST)
-    current: contextvars.ContextVar[int | None] = contextvars.ContextVar("current", default=None)
-    numbers, clock, thread = itertools.count(), time.monotonic_ns, __import__("threading").get_native_id
-
-    @wrapt.decorator
-    def record(wrapped: Any, instance: object, args: Any, kwargs: Any) -> Any:
-        values = dict(zip(("number", "text"), args, strict=False), **kwargs)
-        parent, span = current.get(), next(numbers)
-        token = current.set(span)
-        begin = clock()
-        queue.append(("ENTER", span, parent, begin, thread(), orjson.dumps(values, default=repr)))
-        try:
-            result = wrapped(*args, **kwargs)
-        except BaseException as error:
-            queue.append(("EXCEPTION", span, parent, clock() - begin, thread(), repr(error)))
-            raise
-        else:
-            queue.append(("EXIT", span, parent, clock() - begin, thread(), orjson.dumps(result, default=repr)))
-            return result
-        finally:
-            current.reset(token)
-
-    workload.Empty.method = record(workload.Empty.method)  # type: ignore[method-assign]
-    return lambda: None
-
-
-def viztracer() -> Finish:
-    """VizTracer with arguments and results, written as JSON at the end."""
-    from viztracer import VizTracer  # type: ignore[import-not-found]
-
-    tracer = VizTracer(log_func_args=True, log_func_retval=True, tracer_entries=2 * BURST * (BURSTS + 1), verbose=0)
-    tracer.start()
-
-    def finish() -> None:
-        tracer.stop()
-        with tempfile.TemporaryDirectory() as folder:
-            tracer.save(f"{folder}/trace.json")
-
-    return finish
-
-
-def opentelemetry() -> Finish:
-    """A span per call with the same values as attributes, batched, to an exporter that throws them away."""
-    from opentelemetry import trace
-    from opentelemetry.sdk.trace import TracerProvider  # type: ignore[import-not-found]
-    from opentelemetry.sdk.trace.export import (  # type: ignore[import-not-found]
-        BatchSpanProcessor,
-        SpanExporter,
-        SpanExportResult,
-    )
-
-    class Nowhere(SpanExporter):  # type: ignore[misc]
-        def export(self, spans: object) -> Any:
-            return SpanExportResult.SUCCESS
-
-    provider = TracerProvider()
-    provider.add_span_processor(BatchSpanProcessor(Nowhere(), max_queue_size=4 * BURST, schedule_delay_millis=100))
-    trace.set_tracer_provider(provider)
-    tracer, plain = trace.get_tracer(__name__), workload.Empty.method
-
-    def method(self: workload.Empty, number: int, text: str) -> None:
-        with tracer.start_as_current_span("Empty.method", attributes={"number": number, "text": text}) as span:
-            result = plain(self, number, text)
-            span.set_attribute("result", "void" if result is None else repr(result))
-            return result
-
-    workload.Empty.method = method  # type: ignore[method-assign]
-    return lambda: provider.shutdown()
-
-
-def plain_constants() -> tuple[object, ...]:
-    """The constants of the method as Python compiles it."""
-    code = compile(Path(workload.__file__).read_text(), "x", "exec")
-    body = next(constant for constant in code.co_consts if getattr(constant, "co_name", "") == "Empty")
-    method = next(constant for constant in body.co_consts if getattr(constant, "co_name", "") == "method")
-    constants: tuple[object, ...] = method.co_consts
-    return constants
-
-
-FLOWTRACE: dict[str, Any] = {"targets": [{"modules": ["workload"]}]}
-NOT_A_TARGET: dict[str, Any] = {"targets": [{"modules": ["another"]}]}
-NO_VALUES: dict[str, Any] = {**FLOWTRACE, "capture": {"args": False, "result": False}}
-
-WAYS: dict[str, tuple[Callable[[], Finish], dict[str, Any] | None]] = {
-    "untraced": (untraced, None),
-    "flowtrace": (flowtrace_traced, FLOWTRACE),
-    "flowtrace, without values": (flowtrace_traced, NO_VALUES),
-    "flowtrace, switched off": (flowtrace_off, FLOWTRACE),
-    "flowtrace, not a target": (untraced, NOT_A_TARGET),
-    "wrapt wrapper by hand": (wrapt_record, None),
-    "VizTracer": (viztracer, None),
-    "OpenTelemetry span": (opentelemetry, None),
+BASE, OWN, HEADLINE, NOT_A_TARGET = "untraced", "flowtrace", "two scalars", "not a target"
+WORKER = Path(__file__).with_name("calling.py")
+VERSION = f"{sys.version_info.major}.{sys.version_info.minor}"
+TITLES = {
+    "caller": "Added in the caller, ns per call (median ± median absolute deviation)",
+    "process CPU": "Added CPU time of the whole process, until what was recorded is where it goes, ns per call",
 }
 
 
-def measure(way: str) -> dict[str, float]:
-    """In a process of its own: nanoseconds per call, in the caller and of CPU time of the process."""
-    call = workload.Empty().method
-    for _ in range(BURST):  # what CPython specializes, it has specialized
-        call(7, "seven")
-    finish = WAYS[way][0]()
-    call = workload.Empty().method
-    _burst(call)
-    _wait_until_idle()
-    began = time.process_time_ns()
-    bursts = []
-    for _ in range(BURSTS):
-        bursts.append(_burst(call))
-        _wait_until_idle()
-    finish()
-    cpu = time.process_time_ns() - began
-    caller, caller_cpu = (statistics.median(times) / BURST for times in zip(*bursts, strict=True))
-    return {"caller": caller, "caller CPU": caller_cpu, "process CPU": cpu / (BURST * BURSTS)}
+def run(way: str, workloads: Sequence[str], *, bursts: int) -> pyperf.BenchmarkSuite:
+    """Measure one way in a new process.
+
+    Raises:
+        SystemExit: the process failed, or recorded something else than it should; with what it said.
+    """
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        output = folder / "measured.json"
+        command = [sys.executable, str(WORKER), way, str(output), *workloads, f"--bursts={bursts}"]
+        if (config := kind(way).config) is not None:
+            path = folder / "config.yaml"
+            path.write_text(json.dumps({**config, "sinks": [{"type": "file", "path": f"{folder}/{{pid}}.jsonl"}]}))
+            launch = Path(sys.executable).with_name("flowtrace-run")
+            command = [str(launch), "--quiet", "--config", str(path), *command]
+        done = subprocess.run(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        if done.returncode:
+            raise SystemExit(f"{way} could not be measured:\n{done.stdout}")
+        return pyperf.BenchmarkSuite.load(str(output))
 
 
-def _burst(call: Callable[[int, str], None]) -> tuple[int, int]:
-    began, began_cpu = time.perf_counter_ns(), time.thread_time_ns()
-    for _ in itertools.repeat(None, BURST):
-        call(7, "seven")
-    ended_cpu, ended = time.thread_time_ns(), time.perf_counter_ns()
-    return ended - began, ended_cpu - began_cpu
-
-
-def _wait_until_idle() -> None:
-    while True:
-        before = time.process_time_ns()
-        time.sleep(0.12)  # a little more than the flush interval
-        if time.process_time_ns() - before < 1_000_000:
-            return
-
-
-def run(way: str, folder: Path) -> dict[str, float]:
-    """Measure one way in a new process."""
-    config = WAYS[way][1]
-    command = [sys.executable, __file__, "--measure", way]
-    if config is not None:
-        path = folder / "config.yaml"
-        path.write_text(json.dumps({**config, "sinks": [{"type": "file", "path": f"{folder}/{{pid}}.jsonl"}]}))
-        command = [str(Path(sys.executable).with_name("flowtrace-run")), "--quiet", "--config", str(path), *command]
-    done = subprocess.run(command, cwd=folder, stdout=subprocess.PIPE, text=True, check=True)
-    measured: dict[str, float] = json.loads(done.stdout)
-    if config is not None:
-        _check_nothing_lost(folder)
+def measure(ways: Sequence[str], workloads: Sequence[str], *, rounds: int, bursts: int) -> pyperf.BenchmarkSuite:
+    """All ways in turns, every other round the other way round."""
+    measured: pyperf.BenchmarkSuite | None = None
+    for number in range(rounds):
+        for way in ways[:: -1 if number % 2 else 1]:
+            report.progress(f"round {number + 1} of {rounds}: {way}")
+            suite = run(way, workloads, bursts=bursts)
+            if measured is None:
+                measured = suite
+            else:
+                measured.add_runs(suite)
+    report.progress("")
+    assert measured is not None
     return measured
 
 
-def _check_nothing_lost(folder: Path) -> None:
-    for path in folder.glob("*.jsonl*"):
-        stop = json.loads(path.read_bytes().splitlines()[-1])
-        assert stop["event"] == "STOP", f"not complete: {stop}"
-        assert not any(stop["lost"].values()), f"measured with losses: {stop}"
-        path.unlink()
+def summary(measured: pyperf.BenchmarkSuite, ways: Sequence[str], workloads: Sequence[str]) -> dict[str, Any]:
+    """What was measured, in nanoseconds per call, each figure as a ``Spread``.
+
+    Returns:
+        ``{"untraced": {workload: {figure: {...}}}, "added": {way: {workload: {figure: {...}, "events per call": ...,
+        "bytes per event": ...}}}}``. A workload that a way cannot trace is not there.
+    """
+    untraced: dict[str, Any] = {}
+    added: dict[str, Any] = {way: {} for way in ways if way != BASE}
+    for workload in workloads:
+        base = {figure: _rounds(measured, BASE, workload, figure) for figure in FIGURES}
+        untraced[workload] = {figure: Spread.of(list(itertools.chain(*base[figure])))._asdict() for figure in FIGURES}
+        for way, rows in added.items():
+            if WORKLOADS[workload].function in kind(way).leaves_out:
+                continue
+            row: dict[str, Any] = {}
+            for figure in FIGURES:
+                turns = zip(_rounds(measured, way, workload, figure), base[figure], strict=True)
+                row[figure] = Spread.of(
+                    [time - statistics.median(plain) for times, plain in turns for time in times]
+                )._asdict()
+            runs = measured.get_benchmark(f"{way}: {workload}, {FIGURES[0]}").get_runs()
+            for name in ("events per call", "bytes per event"):
+                row[name] = statistics.median(one.get_metadata()[name] for one in runs)
+            rows[workload] = row
+    return {"unit": "ns per call", "untraced": untraced, "added": added}
+
+
+def _rounds(measured: pyperf.BenchmarkSuite, way: str, workload: str, figure: str) -> list[list[float]]:
+    """Nanoseconds per call of each burst of each round."""
+    benchmark = measured.get_benchmark(f"{way}: {workload}, {figure}")
+    return [[value * 1e9 for value in one.values] for one in benchmark.get_runs()]
+
+
+def tables(results: dict[str, Any]) -> str:
+    """What one Python has measured: a table for each figure, workloads from left to right."""
+    workloads = list(results["untraced"])
+    plain = [f"{results['untraced'][workload]['caller']['median']:,.0f}" for workload in workloads]
+    parts = []
+    for figure in ("caller", "process CPU"):
+        rows = [
+            [way, *(_cell(measured.get(workload), figure) for workload in workloads)]
+            for way, measured in results["added"].items()
+        ]
+        parts += [f"{TITLES[figure]}:", report.table(["", *workloads], [["(untraced takes)", *plain], *rows])]
+    rows = [
+        [way, *(_size(measured.get(workload)) for workload in workloads)]
+        for way, measured in results["added"].items()
+        if any(one["bytes per event"] for one in measured.values())
+    ]
+    parts += ["Bytes per event, times events per call:", report.table(["", *workloads], rows)]
+    return "\n\n".join(parts)
+
+
+def _cell(row: dict[str, Any] | None, figure: str) -> str:
+    return "–" if row is None else f"{row[figure]['median']:,.0f} ±{row[figure]['spread']:,.0f}"
+
+
+def _size(row: dict[str, Any] | None) -> str:
+    return f"{row['bytes per event']:.0f} × {row['events per call']:.0f}" if row and row["bytes per event"] else "–"
+
+
+def side_by_side() -> None:
+    """Print the call with two scalars as all Pythons have measured it, and draw that of the latest."""
+    paths = sorted(report.RESULTS.glob("calls-3.*.json"), key=lambda path: int(path.stem.rpartition(".")[2]))
+    found = {path.stem.partition("-")[2]: json.loads(path.read_text()) for path in paths}
+    if not found:
+        raise SystemExit(f"nothing is in {report.RESULTS}: measure first")
+    ways = dict.fromkeys(way for results in found.values() for way in results["added"])
+    for figure, title in TITLES.items():
+        rows = []
+        for way in ways:
+            cells = []
+            for results in found.values():
+                row, own = (results["added"].get(name, {}).get(HEADLINE) for name in (way, OWN))
+                cells.append(_cell(row, figure))
+                cells.append(f"{row[figure]['median'] / own[figure]['median']:.2f}" if row and own else "–")
+            rows.append([way, *cells])
+        head = [cell for version in found for cell in (version, "× ours")]
+        print(f"\n{title}; {HEADLINE}:\n\n{report.table(['', *head], rows)}")
+    version, results = list(found.items())[-1]
+    for figure, name in (("caller", "calls"), ("process CPU", "calls-cpu")):
+        _draw(results["added"], figure, name=name, version=version)
+
+
+def _draw(added: dict[str, Any], figure: str, *, name: str, version: str) -> None:
+    shown = [(way, rows[HEADLINE], _remark(kind(way))) for way, rows in added.items()]
+    shown += [(f"{OWN}, {workload}", added[OWN][workload], "") for workload in (NOT_A_TARGET, OFF)]
+    rows = [
+        plots.Bar(way, *(row[figure][key] for key in ("median", "low", "high")), own=OWN in way, remark=remark)
+        for way, row, remark in sorted(shown, key=lambda one: one[1][figure]["median"])
+    ]
+    title = {"caller": "Added to the caller", "process CPU": "Added CPU time, until it is recorded"}[figure]
+    written = plots.bars(
+        name,
+        rows,
+        title=f"{title}: a call with two arguments and a result, Python {version}",
+        axis="added per call (ns), median and quartiles",
+        log_from=10,
+    )
+    print(f"drawn: {', '.join(map(report.relative, written))}")
+
+
+def _remark(way: type[Way]) -> str:
+    if not way.calls:
+        return "(records nothing)"
+    return "" if way.arguments else "(no values)"
 
 
 def main() -> None:
-    """Measure all ways in turns, print a table, write ``results/calls.json``."""
+    """Measure, print tables, write JSON and pictures."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=5, help="how many processes of each way")
-    parser.add_argument("--only", nargs="+", metavar="NAME", help=f"some of: {', '.join(WAYS)}")
-    parser.add_argument("--measure", choices=WAYS, help=argparse.SUPPRESS)
+    parser.add_argument("--rounds", type=int, default=5, help="how many processes of each way (5)")
+    parser.add_argument("--bursts", type=int, default=3, help="how many bursts of each workload in a process (3)")
+    parser.add_argument("--quick", action="store_true", help="two rounds of one burst: for a first look")
+    parser.add_argument("--only", nargs="+", metavar="NAME", choices=WAYS, help=f"some of: {', '.join(WAYS)}")
+    parser.add_argument(
+        "--workloads", nargs="+", metavar="NAME", choices=WORKLOADS, help=f"some of: {', '.join(WORKLOADS)}"
+    )
+    parser.add_argument("--report", action="store_true", help="show what was measured before, of all Pythons")
     options = parser.parse_args()
-    if options.measure:
-        print(json.dumps(measure(options.measure)))
+    if options.report:
+        side_by_side()
         return
-    ways = [way for way in WAYS if way == "untraced" or not options.only or way in options.only]
-    measured: dict[str, list[dict[str, float]]] = {way: [] for way in ways}
-    with tempfile.TemporaryDirectory() as folder:
-        for number in range(options.rounds):
-            print(f"round {number + 1} of {options.rounds}", file=sys.stderr)
-            for way in ways:
-                measured[way].append(run(way, Path(folder)))
-    _report(measured)
-
-
-def _report(measured: dict[str, list[dict[str, float]]]) -> None:
-    medians = {
-        way: {key: statistics.median(one[key] for one in rounds) for key in rounds[0]}
-        for way, rounds in measured.items()
-    }
-    base = medians["untraced"]
-    added = {way: {key: value[key] - base[key] for key in value} for way, value in medians.items() if way != "untraced"}
-    own = added.get("flowtrace")
-    rows = [
-        [way, *(cell for key in base for cell in (f"{value[key]:,.0f}", f"{value[key] / own[key]:.2f}" if own else ""))]
-        for way, value in added.items()
-    ]
-    print(f"\nAn untraced call takes {base['caller']:.0f} ns. Tracing adds, in ns per call, and in flowtrace's own:\n")
-    print(report.table(["way", *(cell for key in base for cell in (key, ""))], rows))
-    path = report.save("calls", {"unit": "ns per call", "median": medians, "added": added, "rounds": measured})
-    print(f"\nwritten to {os.path.relpath(path)}")
+    ways = [way for way in WAYS if kind(way).since <= sys.version_info and way in {BASE, *(options.only or WAYS)}]
+    workloads = [workload for workload in WORKLOADS if workload in (options.workloads or WORKLOADS)]
+    if options.quick:
+        options.rounds, options.bursts = 2, 1
+    measured = measure(ways, workloads, rounds=options.rounds, bursts=options.bursts)
+    results = summary(measured, ways, workloads)
+    print(tables(results))
+    if options.quick or options.only or options.workloads:
+        print("\nnothing is written: this was not a whole run", file=sys.stderr)
+        return
+    raw = report.RESULTS / "pyperf" / f"calls-{VERSION}.json"
+    raw.parent.mkdir(parents=True, exist_ok=True)
+    measured.dump(str(raw), replace=True)
+    path = report.save(f"calls-{VERSION}", results)
+    print(f"\nwritten: {report.relative(path)}, {report.relative(raw)}")
+    side_by_side()
 
 
 if __name__ == "__main__":
-    main()
+    report.run(main)

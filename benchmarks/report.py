@@ -1,16 +1,59 @@
-"""Tables for people and JSON for comparing, of what the benchmarks have measured."""
+"""What the benchmarks have in common: medians with their spread, tables for people, JSON for comparing, Ctrl-C."""
 
 from __future__ import annotations
 
 import json
+import os
 import platform
+import statistics
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import NamedTuple
 
 RESULTS = Path(__file__).with_name("results")
-PACKAGES = ("flowtrace-agent", "wrapt", "orjson", "msgspec", "viztracer", "opentelemetry-sdk")
+PACKAGES = (
+    "flowtrace-agent", "wrapt", "orjson", "msgspec", "viztracer", "opentelemetry-sdk", "ddtrace", "logfire", "pydantic",
+)  # fmt: skip
+
+
+class Spread(NamedTuple):
+    """What several measurements come to, in their unit: median, median absolute deviation from it, and quartiles."""
+
+    median: float
+    spread: float
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> Spread:
+        """The spread of at least two values."""
+        median = statistics.median(values)
+        low, _, high = statistics.quantiles(values, n=4, method="inclusive")
+        return cls(median, statistics.median(abs(value - median) for value in values), low, high)
+
+
+def run(main: Callable[[], None]) -> None:
+    """Run a benchmark; Ctrl-C ends it without a traceback, with the status that shells expect (128 + 2)."""
+    try:
+        main()
+    except KeyboardInterrupt:
+        print("\ninterrupted", file=sys.stderr)
+        raise SystemExit(130) from None
+
+
+def progress(text: str) -> None:
+    """Say on stderr what is being done; on a terminal in place of what was said before, and no text clears it."""
+    if sys.stderr.isatty():
+        print(f"\r\033[K{text}", end="", file=sys.stderr, flush=True)
+    elif text:
+        print(text, file=sys.stderr, flush=True)
+
+
+def relative(path: Path) -> str:
+    """A file as seen from the working directory."""
+    return os.path.relpath(path)
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
