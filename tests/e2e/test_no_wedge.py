@@ -89,7 +89,7 @@ def test_calls_from_anywhere_are_recorded_once(run_traced: Callable[..., Ended],
     assert account.stop is not None
     assert (account.missing, account.open, account.stop["failures"]) == (0, {}, 0)
     assert account.calls + account.stop["suppressedCalls"] == json.loads(ended.stdout)["made"]
-    assert account.calls > 1_000 * SECONDS
+    assert account.calls > 1_000
     shutil.rmtree(ended.traces)  # gigabytes in the long form, which pytest would keep
 
 
@@ -103,7 +103,7 @@ def test_forks_in_a_storm_are_processes_of_their_own(run_traced: Callable[..., E
     parent, *children = sorted(result.accounts, key=lambda account: account.pid != ended.pid)
     assert parent.stop is not None
     assert parent.calls + parent.stop["suppressedCalls"] == json.loads(ended.stdout)["made"]
-    assert len(children) > SECONDS
+    assert children
     for child in children:
         assert child.stop is not None
         assert (child.missing, child.stop["failures"]) == (0, 0)
