@@ -54,7 +54,8 @@ def run(way: str, workloads: Sequence[str], *, bursts: int) -> pyperf.BenchmarkS
         command = [sys.executable, str(WORKER), way, str(output), *workloads, f"--bursts={bursts}"]
         if (config := kind(way).config) is not None:
             path = folder / "config.yaml"
-            path.write_text(json.dumps({**config, "sinks": [{"type": "file", "path": f"{folder}/{{pid}}.jsonl"}]}))
+            sink = {"type": "file", "path": f"{folder}/{{pid}}.jsonl", "rotate": {"max_size": "1GiB"}}
+            path.write_text(json.dumps({**config, "sinks": [sink]}))
             launch = Path(sys.executable).with_name("flowtrace-run")
             command = [str(launch), "--quiet", "--config", str(path), *command]
         done = subprocess.run(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)

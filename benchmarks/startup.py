@@ -1,7 +1,11 @@
 """What tracing costs at start-up: ``python -c pass``, and a program with one target, under each way of starting it.
 
-The ways take turns; of each, the median counts, in milliseconds. CPU time is the steadier number on a busy machine.
-VizTracer and ``opentelemetry-instrument`` are measured where they are installed.
+The ways take turns. Added is what a start takes beyond bare Python in the same round; of the rounds the median counts,
+and the median absolute deviation says how far they spread, in milliseconds. CPU time is the steadier number on a busy
+machine. Before, each way has to show that what it brings is there; what is not installed is left out.
+
+A second table says where the time of ``flowtrace-run`` goes: what its two processes, the launcher and the program that
+it becomes, import beyond bare Python, as ``-X importtime`` has it (which slows imports down).
 
 Usage: ``python benchmarks/startup.py [--rounds 20]``
 """
@@ -11,76 +15,213 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any, NamedTuple
 
+import plots
 import report
+from report import Spread
 
 BIN = Path(sys.executable).parent
-NO_EXPORTERS = {f"OTEL_{signal}_EXPORTER": "none" for signal in ("TRACES", "METRICS", "LOGS")}
-NOTHING = [sys.executable, "-c", "pass"]
-ONE_TARGET = [sys.executable, "-c", "import workload; workload.Empty().method(7, 'seven')"]
+QUIET = {
+    **{f"OTEL_{signal}_EXPORTER": "none" for signal in ("TRACES", "METRICS", "LOGS")},
+    **{f"DD_{feature}_ENABLED": "false" for feature in ("INSTRUMENTATION_TELEMETRY", "REMOTE_CONFIGURATION")},
+    "LOGFIRE_SEND_TO_LOGFIRE": "false",
+    "LOGFIRE_CONSOLE": "false",
+}
+PASS, TARGET = "pass", "import one_target; one_target.double(21)"
+BARE, OWN = "python", "flowtrace-run"
+SHOWN_MICROS = 500  # modules that take less are added up
+IMPORT = re.compile(r"import time: +(?P<self>\d+) \| +\d+ \| +(?P<name>\S+)")
 
 
-def ways(config: Path) -> dict[str, list[str]]:
-    """The commands, by the name they have in the table; those whose program is not installed are left out."""
-    launch = [str(BIN / "flowtrace-run"), "--quiet", "--config", str(config)]
-    commands = {
-        "python -c pass": NOTHING,
-        "flowtrace-run": [*launch, *NOTHING],
-        "viztracer": [str(BIN / "viztracer"), "-o", f"{config.parent}/trace.json", "--quiet", "-c", "pass"],
-        "opentelemetry-instrument": [str(BIN / "opentelemetry-instrument"), *NOTHING],
-        "one target": ONE_TARGET,
-        "flowtrace-run, one target": [*launch, *ONE_TARGET],
+class Start(NamedTuple):
+    """A way of starting a program, and a module that it brings along."""
+
+    launch: list[str]
+    brings: str = "sys"
+    program: str = PASS
+
+    def command(self, program: str, folder: Path) -> list[str]:
+        """Start this program; one that takes no ``-c`` gets it as a file."""
+        if self.launch[-1] == "-c":
+            return [*self.launch, program]
+        script = folder / "script.py"
+        script.write_text(program)
+        return [*self.launch, str(script)]
+
+
+def starts(folder: Path) -> dict[str, Start]:
+    """The ways, by the name they have in the table."""
+    python = [sys.executable, "-c"]
+    launch = [str(BIN / "flowtrace-run"), "--quiet", "--config", str(folder / "config.yaml"), *python]
+    ways = {
+        BARE: Start(python),
+        OWN: Start(launch, "flowtrace.agent"),
+        "viztracer": Start([str(BIN / "viztracer"), "-o", f"{folder}/trace.json", "--quiet", "-c"], "viztracer"),
+        "opentelemetry-instrument": Start([str(BIN / "opentelemetry-instrument"), *python], "opentelemetry.sdk"),
+        "ddtrace-run": Start([str(BIN / "ddtrace-run"), *python], "ddtrace"),
+        "logfire run": Start([str(BIN / "logfire"), "run", "--no-summary"], "logfire"),
+        f"{BARE}, one target": Start(python, program=TARGET),
+        f"{OWN}, one target": Start(launch, "flowtrace.agent", program=TARGET),
     }
-    return {way: command for way, command in commands.items() if os.access(command[0], os.X_OK)}
+    return {way: start for way, start in ways.items() if os.access(start.launch[0], os.X_OK)}
 
 
-def measure(command: list[str], folder: Path) -> dict[str, float]:
-    """How long the command takes from its start to its end, and its CPU time, in milliseconds."""
-    env = {**os.environ, **NO_EXPORTERS, "PYTHONPATH": str(Path(__file__).parent)}
-    began = time.perf_counter()
-    process = subprocess.Popen(command, cwd=folder, env=env, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
-    _, status, usage = os.wait4(process.pid, 0)
-    wall = time.perf_counter() - began
+def run(command: list[str], folder: Path, **env: str) -> tuple[dict[str, float], bytes]:
+    """How long the command takes from its start to its end, and its CPU time, in milliseconds; what it wrote to stderr.
+
+    Raises:
+        SystemExit: it failed; with what it said.
+    """
+    environment = {**os.environ, **QUIET, "HOME": str(folder), "PYTHONPATH": str(folder), **env}
+    with tempfile.TemporaryFile() as errors:
+        began = time.perf_counter()
+        process = subprocess.Popen(
+            command, cwd=folder, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=errors
+        )
+        try:
+            _, status, usage = os.wait4(process.pid, 0)
+        except BaseException:
+            process.kill()
+            raise
+        wall = time.perf_counter() - began
+        errors.seek(0)
+        said = errors.read()
     process.returncode = os.waitstatus_to_exitcode(status)
-    assert process.returncode == 0, f"{command} ended with {process.returncode}"
-    return {"wall": wall * 1e3, "CPU": (usage.ru_utime + usage.ru_stime) * 1e3}
+    if process.returncode:
+        raise SystemExit(f"{command} ended with {process.returncode}:\n{said.decode()}")
+    return {"wall": wall * 1e3, "CPU": (usage.ru_utime + usage.ru_stime) * 1e3}, said
+
+
+def check(way: str, start: Start, folder: Path) -> None:
+    """Whether it brings what it traces with and, if it is flowtrace, whether all that is called is in its file."""
+    found = f"import importlib, sys; assert {start.brings!r} in sys.modules, sys.modules\n{start.program}"
+    run(start.command(found, folder), folder)
+    if not way.startswith(OWN):
+        return
+    (path,) = folder.glob("*.jsonl")
+    events = [json.loads(line)["event"] for line in path.open()]
+    path.unlink()
+    due = ["START", "STOP"] if start.program == PASS else ["START", "ATTACH", "ENTER", "EXIT", "STOP"]
+    if events != due:
+        raise SystemExit(f"{way} recorded {events}, not {due}")
+
+
+def imports(command: list[str], folder: Path) -> list[Counter[str]]:
+    """What each process of the command imports: microseconds of each module, without what that imports itself."""
+    _, said = run(command, folder, PYTHONPROFILEIMPORTTIME="1")
+    processes: list[Counter[str]] = []
+    for line in said.decode().splitlines():
+        if line.endswith("imported package"):
+            processes.append(Counter())
+        elif match := IMPORT.match(line):
+            processes[-1][match["name"]] += int(match["self"])
+    return processes
+
+
+def by_module(turns: Iterable[list[Counter[str]]], bare: Iterable[str]) -> dict[str, dict[str, float]]:
+    """The medians of launcher and program, of modules that bare Python does not import; libraries are one row each."""
+    known = set(bare)
+    rounds: list[list[Counter[str]]] = []
+    for processes in turns:
+        rounds.append([Counter() for _ in processes])
+        for process, counted in zip(processes, rounds[-1], strict=True):
+            for module, micros in process.items():
+                if module not in known:
+                    counted[_row(module)] += micros
+    names = {name for processes in rounds for process in processes for name in process}
+    columns = zip(*rounds, strict=True)
+    launcher, program = ({name: statistics.median(one[name] for one in column) for name in names} for column in columns)
+    return {name: {"launcher": launcher[name], "program": program[name]} for name in names}
+
+
+def _row(module: str) -> str:
+    top = module.partition(".")[0]
+    return module if top.startswith("flowtrace") or top in sys.stdlib_module_names else top
 
 
 def main() -> None:
-    """Measure all ways in turns, print a table, write ``results/startup.json``."""
+    """Measure all ways in turns, print two tables, write ``results/startup.json``, draw."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=20, help="how often each way is started")
-    rounds = parser.parse_args().rounds
+    parser.add_argument("--rounds", type=int, default=20, help="how often each way is started, at least twice (20)")
+    rounds = max(2, parser.parse_args().rounds)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        config = folder / "config.yaml"
         sink = {"type": "file", "path": f"{folder}/{{pid}}.jsonl"}
-        config.write_text(json.dumps({"targets": [{"modules": ["workload"]}], "sinks": [sink]}))
-        commands = ways(config)
-        for command in commands.values():  # what is cached on disk, is cached
-            measure(command, folder)
-        turns = [{way: measure(command, folder) for way, command in commands.items()} for _ in range(rounds)]
-    _report({way: [turn[way] for turn in turns] for way in commands})
+        (folder / "config.yaml").write_text(json.dumps({"targets": [{"modules": ["one_target"]}], "sinks": [sink]}))
+        (folder / "one_target.py").write_text("def double(number):\n    return 2 * number\n")
+        ways = starts(folder)
+        for way, start in ways.items():  # twice, so that what is cached on disk is cached
+            check(way, start, folder)
+            check(way, start, folder)
+        turns, imported = [], []
+        for number in range(rounds):
+            report.progress(f"round {number + 1} of {rounds}")
+            turns.append({way: run(start.command(start.program, folder), folder)[0] for way, start in ways.items()})
+            imported.append(imports(ways[OWN].command(PASS, folder), folder))
+        report.progress("")
+        (bare,) = imports(ways[BARE].command(PASS, folder), folder)
+    added = summary(turns)
+    modules = by_module(imported, bare)
+    _print(turns, added, modules)
+    path = report.save("startup", {"unit": "ms", "added": added, "imports, µs": modules, "rounds": turns})
+    rows = [
+        plots.Bar(way, *(clocks["wall"][key] for key in ("median", "low", "high")), own=way.startswith(OWN))
+        for way, clocks in sorted(added.items(), key=lambda one: one[1]["wall"]["median"])
+    ]
+    title = f"Added to the start of a program, Python {report.machine()['python']}"
+    drawn = plots.bars("startup", rows, title=title, axis="added (ms), median and quartiles")
+    print(f"\nwritten: {', '.join(map(report.relative, [path, *drawn]))}")
 
 
-def _report(measured: dict[str, list[dict[str, float]]]) -> None:
-    medians = {
-        way: {key: statistics.median(one[key] for one in times) for key in times[0]} for way, times in measured.items()
-    }
+def summary(turns: list[dict[str, dict[str, float]]]) -> dict[str, dict[str, Any]]:
+    """What each way adds to bare Python that runs the same program: ``{way: {clock: Spread}}``, in milliseconds."""
+    added: dict[str, dict[str, Any]] = {}
+    for way in turns[0]:
+        base = f"{BARE}, one target" if "one target" in way else BARE
+        if way != base:
+            added[way] = {
+                clock: Spread.of([turn[way][clock] - turn[base][clock] for turn in turns])._asdict()
+                for clock in ("wall", "CPU")
+            }
+    return added
+
+
+def _print(
+    turns: list[dict[str, dict[str, float]]],
+    added: Mapping[str, Mapping[str, Any]],
+    modules: Mapping[str, Mapping[str, float]],
+) -> None:
+    bare = [statistics.median(turn[BARE][clock] for turn in turns) for clock in ("wall", "CPU")]
+    print("Bare Python takes {:.1f} ms, {:.1f} ms of CPU time. Added, in ms:\n".format(*bare))
+    rows = [
+        [way, *(f"{clocks[clock]['median']:.1f} ±{clocks[clock]['spread']:.1f}" for clock in ("wall", "CPU"))]
+        for way, clocks in added.items()
+    ]
+    print(report.table(["", "wall", "CPU"], rows))
+    totals = Counter[str]()
+    small = Counter[str]()
     rows = []
-    for way, median in medians.items():
-        base = medians["one target" if "one target" in way else "python -c pass"]
-        rows.append([way, *(f"{number:.1f}" for key in base for number in (median[key], median[key] - base[key]))])
-    print(report.table(["command", "wall", "added", "CPU", "added"], rows))
-    path = report.save("startup", {"unit": "ms", "median": medians, "rounds": measured})
-    print(f"\nwritten to {os.path.relpath(path)}")
+    for module, columns in sorted(modules.items(), key=lambda one: -sum(one[1].values())):
+        totals.update(columns)
+        if sum(columns.values()) < SHOWN_MICROS:
+            small.update(columns)
+        else:
+            rows.append([module, *(f"{columns[process] / 1e3:.2f}" for process in ("launcher", "program"))])
+    for name, columns in ((f"those below {SHOWN_MICROS} µs", small), ("all", totals)):
+        rows.append([name, *(f"{columns[process] / 1e3:.2f}" for process in ("launcher", "program"))])
+    print(f"\nWhat {OWN} imports beyond bare Python, in ms, each without what it imports itself:\n")
+    print(report.table(["", "launcher", "program"], rows))
 
 
 if __name__ == "__main__":
-    main()
+    report.run(main)
