@@ -1,0 +1,86 @@
+"""What a recorded call, its way to a file and a start take: counted, and compared with the figures in costs.json.
+
+No time is measured. What takes less than the file says fails as well as what takes more: else the next change could
+waste what this one has gained. `MARGIN` is for small differences between the patch versions of Python.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+
+from tests.agent import costs
+
+MARGIN = 0.02  # so figures below 50 have to be the same
+REMEDY = "If that is meant, put it into costs.json: python -m tests.agent.costs --write PYTHON..., for each version"
+
+
+@pytest.fixture(scope="module")
+def committed() -> dict[str, Any]:
+    """The figures of the file, for this Python."""
+    figures: dict[str, dict[str, Any]] = json.loads(costs.FILE.read_text())
+    if costs.VERSION not in figures:
+        pytest.skip(f"costs.json has no figures of Python {costs.VERSION}")
+    return figures[costs.VERSION]
+
+
+@pytest.fixture(scope="module")
+def found() -> dict[str, Any]:
+    """The figures as they are; of a process of its own, in which no other test has changed anything."""
+    figures: dict[str, Any] = costs.of_python(sys.executable)[costs.VERSION]
+    return figures
+
+
+def differences(committed: Mapping[str, Mapping[str, float]], found: Mapping[str, Mapping[str, float]]) -> list[str]:
+    """What is not as it was, in words."""
+    names = {(case, what): None for figures in (committed, found) for case in figures for what in figures[case]}
+    told = []
+    for case, what in names:
+        old, new = committed.get(case, {}).get(what), found.get(case, {}).get(what)
+        if old is None or new is None or abs(new - old) > MARGIN * old:
+            told.append(f"{case}: {what} were {old}, are {new}")
+    return told
+
+
+@pytest.mark.parametrize("section", ["calls", "delivery"])
+def test_each_step_takes_what_it_took(section: str, committed: dict[str, Any], found: dict[str, Any]) -> None:
+    """Instructions, calls and memory for each way that a call can go, and for the way of its events to a file."""
+    different = differences(committed[section], found[section])
+    assert not different, "\n".join([*different, REMEDY])
+
+
+@pytest.mark.parametrize("case", ["switched off", "not a target"])
+def test_what_is_not_traced_takes_nothing(case: str, found: dict[str, Any]) -> None:
+    """Not one instruction more than untraced, whatever the file says."""
+    assert set(found["calls"][case].values()) == {0}
+
+
+@pytest.mark.parametrize("process", ["launcher", "process"])
+def test_start_imports_what_it_imported(process: str, committed: dict[str, Any]) -> None:
+    """The launcher and the traced process import no other modules than before."""
+    imports, bare = costs.of_start()  # of this environment: its Python may import more than others do
+    before, now = set(committed["imports"][process]) - bare, set(imports[process])
+    assert now == before, f"imported anew: {sorted(now - before)}; no longer: {sorted(before - now)}\n{REMEDY}"
+
+
+def test_file_has_the_figures_of_each_python() -> None:
+    """Those that tox tests."""
+    assert sorted(json.loads(costs.FILE.read_text())) == ["3.11", "3.12", "3.13"]
+
+
+@pytest.mark.parametrize("new", [103, 97, None])
+def test_figure_that_has_changed_is_named(new: float | None) -> None:
+    """Too many, too few or none: with the case, what was and what is."""
+    found = {"a call": {"instructions": new}} if new else {}
+
+    assert differences({"a call": {"instructions": 100}}, found) == [f"a call: instructions were 100, are {new}"]
+
+
+@pytest.mark.parametrize(("old", "new"), [(100, 102), (100, 98), (0, 0)])
+def test_figure_that_is_nearly_the_same_is_not_named(old: float, new: float) -> None:
+    """Two of a hundred are within the margin."""
+    assert differences({"a call": {"instructions": old}}, {"a call": {"instructions": new}}) == []
