@@ -1,8 +1,9 @@
 """What attaching costs: the import of modules whose functions are all targets, beside their import from warm ``.pyc``.
 
 1, 100 and 2,000 functions, in one module and spread over 100. The times are those of the ``import`` statements alone,
-taken inside the process; of the rounds, in which the ways take turns, the median counts, in milliseconds. CPU time is
-the steadier number on a busy machine. With the first target the agent imports wrapt, once.
+taken inside the process. The ways take turns; of the rounds the median counts, and the median absolute deviation says
+how far they spread, in milliseconds. CPU time is the steadier number on a busy machine. With the first target the agent
+imports wrapt, once.
 
 Usage: ``python benchmarks/attach.py [--rounds 10]``
 """
@@ -11,16 +12,19 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import py_compile
-import statistics
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import plots
 import report
+from report import Spread
+
+CLOCKS = ("wall", "CPU")
 
 LAUNCH = [str(Path(sys.executable).with_name("flowtrace-run")), "--quiet", "--config", "config.yaml"]
 KINDS = [
@@ -113,41 +117,68 @@ def _source(count: int) -> str:
 
 
 def main() -> None:
-    """Measure all programs in turns, print a table, write ``results/attach.json``."""
+    """Measure all programs in turns, print a table, write ``results/attach.json``, draw."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=10, help="how often each program is imported, each way")
-    rounds = parser.parse_args().rounds
+    parser.add_argument("--rounds", type=int, default=10, help="how often each is imported, at least twice (10)")
+    rounds = max(2, parser.parse_args().rounds)
     with tempfile.TemporaryDirectory() as name:
         sizes = [(1, 1), (100, 1), (2000, 1), (100, 100), (2000, 100)]
         programs = [Program(Path(name) / f"{functions}-{modules}", functions, modules) for functions, modules in sizes]
         for program in programs:
             program.write()
-        ways: dict[str, list[str]] = {"plain": [], "traced": LAUNCH}
-        turns = [
-            [{way: program.measure(launch) for way, launch in ways.items()} for program in programs]
-            for _ in range(rounds)
-        ]
-    _report(programs, list(zip(*turns, strict=True)))
+        turns = []
+        for number in range(rounds):
+            report.progress(f"round {number + 1} of {rounds}")
+            turns.append([(program.measure([]), program.measure(LAUNCH)) for program in programs])
+        report.progress("")
+    _report([summary(program, times) for program, times in zip(programs, zip(*turns, strict=True), strict=True)])
 
 
-def _report(programs: list[Program], measured: list[tuple[dict[str, dict[str, float]], ...]]) -> None:
-    rows, results = [], []
-    for program, times in zip(programs, measured, strict=True):
-        plain, traced = (
-            {clock: statistics.median(turn[way][clock] for turn in times) for clock in ("wall", "CPU")}
-            for way in ("plain", "traced")
+def summary(program: Program, times: Sequence[tuple[dict[str, float], dict[str, float]]]) -> dict[str, Any]:
+    """What the rounds come to, plain and traced; each number is a ``Spread``, in milliseconds."""
+    sizes = {"functions": program.functions, "modules": program.modules}
+    plain, added = (
+        {clock: Spread.of(values)._asdict() for clock, values in columns.items()}
+        for columns in (
+            {clock: [plain[clock] for plain, _ in times] for clock in CLOCKS},
+            {clock: [traced[clock] - plain[clock] for plain, traced in times] for clock in CLOCKS},
         )
-        numbers = [number for clock in plain for number in (plain[clock], traced[clock])]
-        each = (traced["CPU"] - plain["CPU"]) / program.functions
-        ratios = f"{traced['CPU'] / plain['CPU']:.0f}", f"{each * 1e3:.0f}"
-        rows.append([f"{program.functions:,}", str(program.modules), *(f"{number:.1f}" for number in numbers), *ratios])
-        sizes = {"functions": program.functions, "modules": program.modules}
-        results.append({**sizes, "plain": plain, "traced": traced, "rounds": times})
-    head = ["functions", "modules", "wall", "traced", "CPU", "traced", "ratio", "µs a function"]
-    print(report.table(head, rows))
-    path = report.save("attach", {"unit": "ms", "median": results})
-    print(f"\nwritten to {os.path.relpath(path)}")
+    )
+    return {**sizes, "plain": plain, "added": added}
+
+
+def _report(results: list[dict[str, Any]]) -> None:
+    rows = []
+    for one in results:
+        numbers = [one[way][clock] for clock in CLOCKS for way in ("plain", "added")]
+        each = one["added"]["CPU"]["median"] / one["functions"]
+        sizes = f"{one['functions']:,}", str(one["modules"])
+        rows.append([*sizes, *(f"{number['median']:.1f} ±{number['spread']:.1f}" for number in numbers), f"{each:.2f}"])
+    head = ["functions", "modules", "wall", "added", "CPU", "added", "added a function"]
+    print(f"In ms:\n\n{report.table(head, rows)}")
+    path = report.save("attach", {"unit": "ms", "programs": results})
+    lines = [
+        plots.Line(
+            label,
+            [
+                (one["functions"], *(one["added"]["CPU"][key] for key in ("median", "low", "high")))
+                for one in results
+                if one["modules"] == modules
+            ],
+        )
+        for modules, label in ((1, "in one module"), (100, "spread over 100 modules"))
+    ]
+    drawn = plots.lines(
+        "attach",
+        lines,
+        title="What the import of targets adds",
+        x="functions, all of them targets",
+        y="added CPU time (ms), median and quartiles",
+        log_x=True,
+        log_y=True,
+    )
+    print(f"\nwritten: {', '.join(map(report.relative, [path, *drawn]))}")
 
 
 if __name__ == "__main__":
-    main()
+    report.run(main)

@@ -82,7 +82,8 @@ def run(command: list[str], folder: Path, **env: str) -> tuple[dict[str, float],
     Raises:
         SystemExit: it failed; with what it said.
     """
-    environment = {**os.environ, **QUIET, "HOME": str(folder), "PYTHONPATH": str(folder), **env}
+    paths = os.pathsep.join(filter(None, [str(folder), os.environ.get("PYTHONPATH")]))
+    environment = {**os.environ, **QUIET, "HOME": str(folder), "PYTHONPATH": paths, **env}
     with tempfile.TemporaryFile() as errors:
         began = time.perf_counter()
         process = subprocess.Popen(

@@ -1,8 +1,9 @@
 """What capturing a value costs: microseconds for a small one and for a huge one of the same kind, and their ratio.
 
 No call is traced here: the encoder, with its default limits and redaction, is asked for the JSON of a result. Small and
-large take turns, and of the rounds the median counts. What is huge is read no further than the limits go, so that the
-ratio is that of what is shown (32 items for 10, a text cut at 256 characters for one of 10), not that of the sizes.
+large take turns; of the rounds the median counts, with the median absolute deviation. What is huge is read no further
+than the limits go, so that the ratio is that of what is shown (32 items for 10, a text cut at 256 characters for one of
+10), not that of the sizes.
 
 Usage: ``python benchmarks/values.py [--rounds 200]``
 """
@@ -12,14 +13,14 @@ from __future__ import annotations
 import argparse
 import collections
 import dataclasses
-import os
-import statistics
 import time
 from collections.abc import Callable
 from typing import Any
 
+import plots
 import pydantic
 import report
+from report import Spread
 
 from flowtrace.redaction import Redactor
 from flowtrace.values import Encoder, Limits
@@ -100,36 +101,46 @@ CASES = [
 ]
 
 
-def measure(case: Case, *, rounds: int) -> list[float]:
-    """Microseconds to capture the small value and the large one: the medians of the rounds."""
+def measure(case: Case, *, rounds: int) -> list[Spread]:
+    """Microseconds to capture the small value and the large one."""
     encode = Encoder(limits=Limits(), redactor=Redactor()).result
     values = case.values()
-    times: list[list[int]] = [[], []]
+    times: list[list[float]] = [[], []]
     for number in range(rounds + 5):
         for taken, value in zip(times, values, strict=True):
             began = time.perf_counter_ns()
             encode(value)
             ended = time.perf_counter_ns()
             if number >= 5:  # before that, the class is examined and the code specialized
-                taken.append(ended - began)
-    return [statistics.median(taken) / 1e3 for taken in times]
+                taken.append((ended - began) / 1e3)
+    return [Spread.of(taken) for taken in times]
 
 
 def main() -> None:
-    """Measure all kinds, print a table, write ``results/values.json``."""
+    """Measure all kinds, print a table, write ``results/values.json``, draw."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=200, help="how often each value is captured")
-    rounds = parser.parse_args().rounds
-    rows, results = [], []
+    parser.add_argument(
+        "--rounds", type=int, default=200, help="how often each value is captured, at least twice (200)"
+    )
+    rounds = max(2, parser.parse_args().rounds)
+    rows, results, bars = [], [], []
     for case in CASES:
+        report.progress(case.name)
         small, large = measure(case, rounds=rounds)
         sizes = [f"{size:,}" for size in case.sizes]
-        rows.append([case.name, *sizes, f"{small:.1f}", f"{large:.1f}", f"{large / small:.1f}"])
-        results.append({"value": case.name, "sizes": case.sizes, "small": small, "large": large})
+        ratio = f"{large.median / small.median:.1f}"
+        shown = [f"{taken.median:.1f} ±{taken.spread:.1f}" for taken in (small, large)]
+        rows.append([case.name, *sizes, *shown, ratio])
+        results.append({"value": case.name, "sizes": case.sizes, "small": small._asdict(), "large": large._asdict()})
+        remark = f"(× {ratio})"
+        bars.append(plots.Bar(f"{case.name}, {sizes[1]}", large.median, large.low, large.high, own=True, remark=remark))
+    report.progress("")
     print(report.table(["value", "small", "large", "small, µs", "large, µs", "ratio"], rows))
-    path = report.save("values", {"unit": "µs", "median": results})
-    print(f"\nwritten to {os.path.relpath(path)}")
+    path = report.save("values", {"unit": "µs", "values": results})
+    title = "Capturing a huge value (and how much longer than a small one of its kind)"
+    drawn = plots.bars("values", bars, title=title, axis="time (µs), median and quartiles", log_from=1)
+    print(f"\nwritten: {', '.join(map(report.relative, [path, *drawn]))}")
 
 
 if __name__ == "__main__":
-    main()
+    report.run(main)
