@@ -15,7 +15,7 @@ import pytest
 
 from tests.agent import costs
 
-MARGIN = 0.02  # so figures below 50 have to be the same
+MARGIN = 0.01  # so figures below 100 have to be the same
 REMEDY = "If that is meant, put it into costs.json: python -m tests.agent.costs --write PYTHON..., for each version"
 
 
@@ -49,8 +49,8 @@ def differences(committed: Mapping[str, Mapping[str, float]], found: Mapping[str
 @pytest.mark.parametrize("section", ["calls", "delivery"])
 def test_each_step_takes_what_it_took(section: str, committed: dict[str, Any], found: dict[str, Any]) -> None:
     """Instructions, calls and memory for each way that a call can go, and for the way of its events to a file."""
-    different = differences(committed[section], found[section])
-    assert not different, "\n".join([*different, REMEDY])
+    if different := differences(committed[section], found[section]):
+        pytest.fail("\n".join([*different, REMEDY]), pytrace=False)
 
 
 @pytest.mark.parametrize("case", ["switched off", "not a target"])
@@ -64,7 +64,9 @@ def test_start_imports_what_it_imported(process: str, committed: dict[str, Any])
     """The launcher and the traced process import no other modules than before."""
     imports, bare = costs.of_start()  # of this environment: its Python may import more than others do
     before, now = set(committed["imports"][process]) - bare, set(imports[process])
-    assert now == before, f"imported anew: {sorted(now - before)}; no longer: {sorted(before - now)}\n{REMEDY}"
+    if before != now:
+        told = f"imported anew: {sorted(now - before)}; no longer: {sorted(before - now)}"
+        pytest.fail(f"{told}\n{REMEDY}", pytrace=False)
 
 
 def test_file_has_the_figures_of_each_python() -> None:
@@ -72,7 +74,7 @@ def test_file_has_the_figures_of_each_python() -> None:
     assert sorted(json.loads(costs.FILE.read_text())) == ["3.11", "3.12", "3.13"]
 
 
-@pytest.mark.parametrize("new", [103, 97, None])
+@pytest.mark.parametrize("new", [102, 98, None])
 def test_figure_that_has_changed_is_named(new: float | None) -> None:
     """Too many, too few or none: with the case, what was and what is."""
     found = {"a call": {"instructions": new}} if new else {}
@@ -80,7 +82,7 @@ def test_figure_that_has_changed_is_named(new: float | None) -> None:
     assert differences({"a call": {"instructions": 100}}, found) == [f"a call: instructions were 100, are {new}"]
 
 
-@pytest.mark.parametrize(("old", "new"), [(100, 102), (100, 98), (0, 0)])
+@pytest.mark.parametrize(("old", "new"), [(100, 101), (100, 99), (0, 0)])
 def test_figure_that_is_nearly_the_same_is_not_named(old: float, new: float) -> None:
-    """Two of a hundred are within the margin."""
+    """One of a hundred is within the margin."""
     assert differences({"a call": {"instructions": old}}, {"a call": {"instructions": new}}) == []

@@ -69,7 +69,7 @@ COLLECTED = """
         os.waitpid(child, 0)
 """
 
-pytestmark = pytest.mark.timeout(400)
+pytestmark = pytest.mark.timeout(1200 if ENDURANCE else 400)
 
 
 @pytest.mark.parametrize("queue", ["32MiB", "256KiB"])
