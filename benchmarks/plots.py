@@ -85,6 +85,7 @@ def bars(name: str, rows: Sequence[Bar], *, title: str, axis: str, log_from: flo
             axes.set_xscale("log")
             axes.set_xlim(begin, end * (end / begin) ** 0.15)
         axes.set_yticks(range(len(rows)), [row.label for row in rows])
+        axes.margins(y=0.3 / len(rows))
         axes.invert_yaxis()
         axes.tick_params(axis="y", length=0)
         _finish(axes, title=title, x=axis, grid="x")
@@ -130,7 +131,7 @@ def lines(
 
 
 def _finish(axes: Axes, *, title: str, x: str, grid: Literal["x", "both"]) -> None:
-    axes.set_title(title, loc="left", fontsize=11, fontweight="bold")
+    axes.figure.suptitle(title, x=0.01, ha="left", fontsize=11, fontweight="bold")
     axes.set_xlabel(x)
     axes.xaxis.set_major_formatter(_tick)
     axes.grid(axis=grid)

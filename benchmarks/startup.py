@@ -15,17 +15,16 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import re
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import importtime
 import plots
 import report
 from report import Spread
@@ -40,7 +39,6 @@ QUIET = {
 PASS, TARGET = "pass", "import one_target; one_target.double(21)"
 BARE, OWN = "python", "flowtrace-run"
 SHOWN_MICROS = 500  # modules that take less are added up
-IMPORT = re.compile(r"import time: +(?P<self>\d+) \| +\d+ \| +(?P<name>\S+)")
 
 
 class Start(NamedTuple):
@@ -76,7 +74,7 @@ def starts(folder: Path) -> dict[str, Start]:
     return {way: start for way, start in ways.items() if os.access(start.launch[0], os.X_OK)}
 
 
-def run(command: list[str], folder: Path, **env: str) -> tuple[dict[str, float], bytes]:
+def run(command: list[str], folder: Path, **env: str) -> tuple[dict[str, float], str]:
     """How long the command takes from its start to its end, and its CPU time, in milliseconds; what it wrote to stderr.
 
     Raises:
@@ -96,10 +94,10 @@ def run(command: list[str], folder: Path, **env: str) -> tuple[dict[str, float],
             raise
         wall = time.perf_counter() - began
         errors.seek(0)
-        said = errors.read()
+        said = errors.read().decode()
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
-        raise SystemExit(f"{command} ended with {process.returncode}:\n{said.decode()}")
+        raise SystemExit(f"{command} ended with {process.returncode}:\n{said}")
     return {"wall": wall * 1e3, "CPU": (usage.ru_utime + usage.ru_stime) * 1e3}, said
 
 
@@ -117,37 +115,9 @@ def check(way: str, start: Start, folder: Path) -> None:
         raise SystemExit(f"{way} recorded {events}, not {due}")
 
 
-def imports(command: list[str], folder: Path) -> list[Counter[str]]:
-    """What each process of the command imports: microseconds of each module, without what that imports itself."""
-    _, said = run(command, folder, PYTHONPROFILEIMPORTTIME="1")
-    processes: list[Counter[str]] = []
-    for line in said.decode().splitlines():
-        if line.endswith("imported package"):
-            processes.append(Counter())
-        elif match := IMPORT.match(line):
-            processes[-1][match["name"]] += int(match["self"])
-    return processes
-
-
-def by_module(turns: Iterable[list[Counter[str]]], bare: Iterable[str]) -> dict[str, dict[str, float]]:
-    """The medians of launcher and program, of modules that bare Python does not import; libraries are one row each."""
-    known = set(bare)
-    rounds: list[list[Counter[str]]] = []
-    for processes in turns:
-        rounds.append([Counter() for _ in processes])
-        for process, counted in zip(processes, rounds[-1], strict=True):
-            for module, micros in process.items():
-                if module not in known:
-                    counted[_row(module)] += micros
-    names = {name for processes in rounds for process in processes for name in process}
-    columns = zip(*rounds, strict=True)
-    launcher, program = ({name: statistics.median(one[name] for one in column) for name in names} for column in columns)
-    return {name: {"launcher": launcher[name], "program": program[name]} for name in names}
-
-
-def _row(module: str) -> str:
-    top = module.partition(".")[0]
-    return module if top.startswith("flowtrace") or top in sys.stdlib_module_names else top
+def imports(command: list[str], folder: Path) -> list[importtime.Process]:
+    """What each process of the command imports, in turn."""
+    return importtime.parse(run(command, folder, PYTHONPROFILEIMPORTTIME="1")[1])
 
 
 def main() -> None:
@@ -172,9 +142,9 @@ def main() -> None:
         report.progress("")
         (bare,) = imports(ways[BARE].command(PASS, folder), folder)
     added = summary(turns)
-    modules = by_module(imported, bare)
+    modules = importtime.by_module(imported, bare)
     _print(turns, added, modules)
-    path = report.save("startup", {"unit": "ms", "added": added, "imports, µs": modules, "rounds": turns})
+    path = report.save("startup", {"unit": "ms", "added": added, "import_micros": modules, "rounds": turns})
     rows = [
         plots.Bar(way, *(clocks["wall"][key] for key in ("median", "low", "high")), own=way.startswith(OWN))
         for way, clocks in sorted(added.items(), key=lambda one: one[1]["wall"]["median"])
@@ -198,9 +168,7 @@ def summary(turns: list[dict[str, dict[str, float]]]) -> dict[str, dict[str, Any
 
 
 def _print(
-    turns: list[dict[str, dict[str, float]]],
-    added: Mapping[str, Mapping[str, Any]],
-    modules: Mapping[str, Mapping[str, float]],
+    turns: list[dict[str, dict[str, float]]], added: Mapping[str, Mapping[str, Any]], modules: Mapping[str, list[float]]
 ) -> None:
     bare = [statistics.median(turn[BARE][clock] for turn in turns) for clock in ("wall", "CPU")]
     print("Bare Python takes {:.1f} ms, {:.1f} ms of CPU time. Added, in ms:\n".format(*bare))
@@ -209,18 +177,13 @@ def _print(
         for way, clocks in added.items()
     ]
     print(report.table(["", "wall", "CPU"], rows))
-    totals = Counter[str]()
-    small = Counter[str]()
-    rows = []
-    for module, columns in sorted(modules.items(), key=lambda one: -sum(one[1].values())):
-        totals.update(columns)
-        if sum(columns.values()) < SHOWN_MICROS:
-            small.update(columns)
-        else:
-            rows.append([module, *(f"{columns[process] / 1e3:.2f}" for process in ("launcher", "program"))])
-    for name, columns in ((f"those below {SHOWN_MICROS} µs", small), ("all", totals)):
-        rows.append([name, *(f"{columns[process] / 1e3:.2f}" for process in ("launcher", "program"))])
+    small = {module: columns for module, columns in modules.items() if sum(columns) < SHOWN_MICROS}
+    shown = sorted(modules.keys() - small.keys(), key=lambda module: sum(modules[module]), reverse=True)
+    listed = [(module, modules[module]) for module in shown]
+    for name, some in ((f"{len(small)} more", small), ("all", modules)):
+        listed.append((name, [sum(column) for column in zip(*some.values(), strict=True)]))
     print(f"\nWhat {OWN} imports beyond bare Python, in ms, each without what it imports itself:\n")
+    rows = [[name, *(f"{micros / 1e3:.2f}" for micros in columns)] for name, columns in listed]
     print(report.table(["", "launcher", "program"], rows))
 
 

@@ -137,7 +137,7 @@ def main() -> None:
     report.progress("")
     print(report.table(["value", "small", "large", "small, µs", "large, µs", "ratio"], rows))
     path = report.save("values", {"unit": "µs", "values": results})
-    title = "Capturing a huge value (and how much longer than a small one of its kind)"
+    title = "How long it takes to capture a huge value, and how many times as long as a small one"
     drawn = plots.bars("values", bars, title=title, axis="time (µs), median and quartiles", log_from=1)
     print(f"\nwritten: {', '.join(map(report.relative, [path, *drawn]))}")
 
