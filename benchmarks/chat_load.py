@@ -89,6 +89,8 @@ class Outcome:
         delivery_ms: Delivery times at the fixed rate: p50, p99 and max.
         peak_rss: Greatest memory of the server from the first handshake, in bytes, looked at every 50 ms.
         left_rss: Its memory when everybody has left.
+        said: Messages of all kinds of load, the first half second included, which is not measured.
+        heard: Frames of all kinds.
     """
 
     connect_s: float
@@ -105,6 +107,8 @@ class Outcome:
     delivery_ms: dict[str, float]
     peak_rss: int
     left_rss: int
+    said: int
+    heard: int
 
 
 class Crowd:
@@ -259,10 +263,17 @@ class Load:
             client.leave()
         await asyncio.to_thread(self._wait_until_all_have_left)
         watching.cancel()
-        left_rss = self._server.memory_info().rss
-        return Outcome(**connecting, **saturated, **paced, peak_rss=self._peak, left_rss=left_rss)
+        return Outcome(
+            **connecting,
+            **saturated,
+            **paced,
+            peak_rss=self._peak,
+            left_rss=self._server.memory_info().rss,
+            said=len(self._crowd.due_ns),
+            heard=self._crowd.heard,
+        )
 
-    async def _connect(self) -> dict[str, float]:
+    async def _connect(self) -> dict[str, Any]:
         plan, crowd = self._plan, self._crowd
         room_ids = await asyncio.to_thread(self._make_rooms)
         loop, handshakes = asyncio.get_running_loop(), asyncio.Semaphore(HANDSHAKES)
@@ -283,7 +294,7 @@ class Load:
         self._turns = itertools.cycle(say)
         return {"connect_s": time.monotonic() - began, "connect_deliveries": crowd.heard}
 
-    async def _saturate(self, seconds: float) -> dict[str, object]:
+    async def _saturate(self, seconds: float) -> dict[str, Any]:
         """As fast as it goes: with each message that all have heard, the next one is sent."""
         crowd, listeners = self._crowd, self._plan.listeners
         before, messages = crowd.heard, 0
@@ -312,7 +323,7 @@ class Load:
             "clients_cpu_s": clients_cpu,
         }
 
-    async def _pace(self) -> dict[str, object]:
+    async def _pace(self) -> dict[str, Any]:
         """At the fixed rate: each message when it is due."""
         plan, crowd = self._plan, self._crowd
         messages = max(1, round(plan.seconds * plan.deliveries_per_s / plan.listeners))
