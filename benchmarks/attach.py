@@ -160,11 +160,7 @@ def _report(results: list[dict[str, Any]]) -> None:
     lines = [
         plots.Line(
             label,
-            [
-                (one["functions"], *(one["added"]["CPU"][key] for key in ("median", "low", "high")))
-                for one in results
-                if one["modules"] == modules
-            ],
+            [(one["functions"], *report.bar(one["added"]["CPU"])) for one in results if one["modules"] == modules],
         )
         for modules, label in ((1, "in one module"), (100, "spread over 100 modules"))
     ]

@@ -26,7 +26,7 @@ class Order(pydantic.BaseModel):
     weight: float = 1.5
 
 
-VALUES = {f"field{number}": number if number % 2 else f"value {number}" for number in range(10)}
+VALUES: dict[str, object] = {f"field{number}": number if number % 2 else f"value {number}" for number in range(10)}
 ORDER = Order()
 
 

@@ -169,7 +169,7 @@ def _draw(added: dict[str, Any], figure: str, *, name: str, version: str) -> Non
     shown = [(way, rows[HEADLINE], _remark(kind(way))) for way, rows in added.items()]
     shown += [(f"{OWN}, {workload}", added[OWN][workload], "") for workload in (NOT_A_TARGET, OFF)]
     rows = [
-        plots.Bar(way, *(row[figure][key] for key in ("median", "low", "high")), own=OWN in way, remark=remark)
+        plots.Bar(way, *report.bar(row[figure]), own=OWN in way, remark=remark)
         for way, row, remark in sorted(shown, key=lambda one: one[1][figure]["median"])
     ]
     title = {"caller": "Added to the caller", "process CPU": "Added CPU time, until it is recorded"}[figure]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
@@ -18,7 +18,7 @@ RESULTS = Path(__file__).with_name("results")
 OWN, PEER, INK, GRID = "#c2410c", "#7c93ab", "#1f2933", "#d5dbe1"
 COLOURS = [OWN, "#2563a8", "#2a8f5d", "#8a4fa8", "#b38600", "#5b6770"]  # told apart by the colour-blind too
 MARKS = "osD^vX"
-STYLE = {
+STYLE: Any = {
     "axes.edgecolor": INK,
     "axes.labelcolor": INK,
     "axes.spines.right": False,
@@ -138,7 +138,7 @@ def _finish(axes: Axes, *, title: str, x: str, grid: Literal["x", "both"]) -> No
     axes.set_axisbelow(True)
 
 
-def _tick(value: float, _position: int) -> str:
+def _tick(value: float, _position: float) -> str:
     return f"{value:,.10g}"
 
 

@@ -34,6 +34,11 @@ class Spread(NamedTuple):
         return cls(median, statistics.median(abs(value - median) for value in values), low, high)
 
 
+def bar(spread: Mapping[str, float]) -> tuple[float, float, float]:
+    """The value, the low and the high end that are drawn of a ``Spread`` in a result."""
+    return spread["median"], spread["low"], spread["high"]
+
+
 def run(main: Callable[[], None]) -> None:
     """Run a benchmark; Ctrl-C ends it without a traceback, with the status that shells expect (128 + 2)."""
     try:

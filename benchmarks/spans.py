@@ -73,16 +73,16 @@ class OpenTelemetry(Spans):
     def prepare(self) -> None:
         """Set up the SDK."""
         self.recorded = Recorded(_as_json)
-        from opentelemetry import trace
         from opentelemetry.sdk.trace import TracerProvider
 
         self.provider = TracerProvider()
         self.provider.add_span_processor(_batched(self.recorded))
-        self.tracer = trace.get_tracer(__name__, tracer_provider=self.provider)
+        self.tracer: Any = self.provider.get_tracer(__name__)
 
     def span(self, name: str, values: dict[str, Any]) -> AbstractContextManager[Any]:
         """A span that is the current one."""
-        return self.tracer.start_as_current_span(name, attributes=values)
+        opened: AbstractContextManager[Any] = self.tracer.start_as_current_span(name, attributes=values)
+        return opened
 
     def set_result(self, span: Any, value: object) -> None:
         """One more attribute."""

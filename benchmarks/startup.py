@@ -146,7 +146,7 @@ def main() -> None:
     _print(turns, added, modules)
     path = report.save("startup", {"unit": "ms", "added": added, "import_micros": modules, "rounds": turns})
     rows = [
-        plots.Bar(way, *(clocks["wall"][key] for key in ("median", "low", "high")), own=way.startswith(OWN))
+        plots.Bar(way, *report.bar(clocks["wall"]), own=way.startswith(OWN))
         for way, clocks in sorted(added.items(), key=lambda one: one[1]["wall"]["median"])
     ]
     title = f"Added to the start of a program, Python {report.machine()['python']}"

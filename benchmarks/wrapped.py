@@ -92,7 +92,9 @@ class Wrapt(Way):
             return result
 
         wrapper = for_its_kind(function, call, coroutine, generator)
-        return wrapt.decorator(wrapper, enabled=lambda: self.enabled)(function)
+        decorate: Any = wrapt.decorator(enabled=lambda: self.enabled)(wrapper)
+        wrapped: Function = decorate(function)
+        return wrapped
 
     def _write(self) -> None:
         with self.path.open("wb", buffering=1 << 16) as file:
