@@ -71,6 +71,8 @@ def measure(name: str, workloads: Sequence[str], *, bursts: int, folder: Path) -
         if workload != OFF:
             made[one.function] = one.calls * (1 + rest)
             due[one.function] = made[one.function] * way.records(one)
+    if way.background:
+        time.sleep(10 * FLUSH_SECONDS)  # on a busy machine, idle may mean not yet awake
     recorded = way.count()
     benchmarks = []
     for workload, one in chosen.items():
