@@ -72,7 +72,7 @@ class Run:
     def calls_a_delivery(self) -> float | None:
         """Calls that are there, as fast as it goes."""
         found = self.recorded.window_records
-        return found / self.outcome.deliveries if found and not self.recorded.lost else None
+        return found / self.outcome.deliveries if found and self.recorded.lost == 0 else None
 
 
 @contextlib.contextmanager
