@@ -12,7 +12,8 @@ All is less what the same call takes untraced. Instructions and calls are counte
 too, per event and per batch; and of the start of a process, what is imported beyond what bare Python imports.
 
 Usage: ``python -m tests.agent.costs [--write] [PYTHON ...]``. Prints the figures of this Python, or of those that are
-named and have flowtrace installed; with ``--write`` puts them into ``costs.json``, which ``test_costs.py`` holds to.
+named and have flowtrace installed, with what its tests need; with ``--write`` puts them into ``costs.json``, to which
+``test_costs.py`` holds.
 """
 
 from __future__ import annotations
