@@ -67,6 +67,11 @@ def median(runs: Sequence[Run], number: Callable[[Run], float]) -> float:
     return statistics.median(map(number, runs))
 
 
+def delivery_ms(runs: Sequence[Run], at: str) -> float:
+    """A percentile of the delivery times at the fixed rate, in milliseconds."""
+    return median(runs, lambda run: run.outcome.delivery_ms[at])
+
+
 def pairs(ways: dict[str, list[Run]], way: str) -> Iterator[tuple[Run, Run]]:
     """Untraced and traced, of the same round."""
     return zip(ways["untraced"], ways[way], strict=True)
@@ -90,40 +95,25 @@ def call_us(ways: dict[str, list[Run]], way: str) -> Range | None:
 def table(ways: dict[str, list[Run]]) -> str:
     """One crowd."""
     head = [
-        "way",
-        "deliveries/s",
-        "CPU (µs)",
-        "of untraced",
-        "p50 (ms)",
-        "p99 (ms)",
-        "peak",
-        "left",
-        "recorded",
-        "lost",
-    ]
+        "way", "deliveries/s", "CPU (µs)", "of untraced", "p50 (ms)", "p99 (ms)", "peak", "left", "recorded", "lost",
+    ]  # fmt: skip
     rows = []
     for name, runs in ways.items():
         counted = [run.recorded.lost for run in runs if run.recorded.lost is not None]
-        recorded = f"{median(runs, lambda run: run.recorded.records / run.outcome.heard):.2f}"
-        rows.append([
+        row = [
             WAYS[name].title,
             f"{median(runs, lambda run: run.rate):,.0f} ({median(runs, lambda run: run.share):.2f})",
             Range.of([run.cpu_us for run in runs]).show(".1f"),
-            "" if name == "untraced" else of_untraced(ways, name).show(".2f"),
-            *(f"{median(runs, lambda run: run.outcome.delivery_ms[at]):.2f}" for at in ("p50", "p99")),  # noqa: B023
-            *(f"{median(runs, size) / 2**20:.0f}" for size in (_peak, _left)),
-            "" if name == "untraced" else recorded,
-            "" if name == "untraced" else f"{max(counted):,}" if counted else "?",
-        ])  # fmt: skip
+            of_untraced(ways, name).show(".2f"),
+            f"{delivery_ms(runs, 'p50'):.2f}",
+            f"{delivery_ms(runs, 'p99'):.2f}",
+            f"{median(runs, lambda run: run.outcome.peak_rss) / 2**20:.0f}",
+            f"{median(runs, lambda run: run.outcome.left_rss) / 2**20:.0f}",
+            f"{median(runs, lambda run: run.recorded.records / run.outcome.heard):.2f}",
+            f"{max(counted):,}" if counted else "?",
+        ]
+        rows.append(row)
     return report.table(head, rows)
-
-
-def _peak(run: Run) -> int:
-    return run.outcome.peak_rss
-
-
-def _left(run: Run) -> int:
-    return run.outcome.left_rss
 
 
 def seed_table(found: Runs) -> str:
@@ -133,10 +123,7 @@ def seed_table(found: Runs) -> str:
         if crowd.connections != 100:
             continue
         for name in [name for name in ("untraced", "file") if name in ways]:
-            at = " / ".join(
-                f"{median(ways[name], lambda run: run.outcome.delivery_ms[key]):.2f}"  # noqa: B023
-                for key in ("p50", "p99")
-            )
+            at = f"{delivery_ms(ways[name], 'p50'):.2f} / {delivery_ms(ways[name], 'p99'):.2f}"
             rows.append([f"a message, {crowd}, {WAYS[name].title}, p50 / p99", "1 to 3 ms", f"{at} ms"])
         if "file" in ways and (cost := call_us(ways, "file")):
             rows.append([f"a traced call, {crowd}, CPU until it is in the file", "0.1 to 0.5 ms", _ms(cost)])
@@ -170,8 +157,8 @@ def main() -> None:
     found = measure(crowds(options.connections, options.rooms), installed(ways), options)
     for crowd, by_way in found.items():
         print(f"\n{crowd}\n\n{table(by_way)}")
-    print(f"\n{seed_table(found)}\n\n{goals(found)}\n")
-    print("written to", *(report.relative(path) for path in [save(found), *draw(found)]))
+    print(f"\n{seed_table(found)}\n", *goals(found), sep="\n")
+    print("\nwritten to", *(report.relative(path) for path in [save(found), *draw(found)]))
 
 
 def positive(text: str) -> int:
@@ -219,7 +206,7 @@ def measure(crowds: Sequence[Crowd], ways: Sequence[str], options: argparse.Name
     return found
 
 
-def goals(found: Runs) -> str:
+def goals(found: Runs) -> list[str]:
     """What was to be reached, and what was: the other goal, that all are served, this program fails without."""
     by_way = found.get(GOAL_CROWD, {})
     lines = []
@@ -231,7 +218,7 @@ def goals(found: Runs) -> str:
             f"{WAYS[name].title}, {GOAL_CROWD}: {reached.show('.2f')} of untraced's deliveries in the same CPU time, "
             f"{by_clock.show('.2f')} by the clock; {GOAL} {verdict}"
         )
-    return "\n".join(lines)
+    return lines
 
 
 def save(found: Runs) -> Path:
@@ -253,7 +240,7 @@ def draw(found: Runs) -> list[Path]:
     rows = []
     for name, runs in found[crowd].items():
         share = Range(*(100 * number for number in of_untraced(found[crowd], name)))
-        remark = f"p99 {median(runs, lambda run: run.outcome.delivery_ms['p99']):.1f} ms"
+        remark = f"p99 {delivery_ms(runs, 'p99'):.1f} ms"
         rows.append(plots.Bar(WAYS[name].title, *share, own=name in OWN, remark=remark))
     title = f"The chat under load, {crowd}"
     return plots.bars("chat", rows, title=title, axis="deliveries in the same CPU time (% of untraced)")
