@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from typing import Any, Protocol
 
 from flowtrace.constants import FOLDER
+from flowtrace.values import Scalars
 
 KEY = "@defaults"
 _MAX_LOOKS = 3  # at the heap, for the function that has a code
@@ -33,6 +34,10 @@ class Encodes(Protocol):
     def exception(self, error: BaseException) -> bytes:
         """An exception, as a JSON object."""
 
+    @property
+    def scalar_results(self) -> Scalars | None:
+        """Which results may be queued as they are."""
+
 
 class MarksDefaults:
     """Encodes for one function as ``encoder`` does, and adds which arguments are its defaults, as ``@defaults``.
@@ -45,6 +50,7 @@ class MarksDefaults:
     def __init__(self, encoder: Encodes, max_bytes: int) -> None:
         self._encoder, self._max_bytes = encoder, max_bytes
         self.result, self.exception = encoder.result, encoder.exception
+        self.scalar_arguments, self.scalar_results = None, encoder.scalar_results
         self._function: weakref.ref[types.FunctionType] | None = None
         self._looks = 0
 

@@ -11,6 +11,7 @@ import collections
 import contextlib
 import itertools
 import json
+import operator
 import os
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -141,8 +142,9 @@ class Dispatcher:
             fields: What it says, in this order, as JSON values.
         """
         recorder, text = self._recorder, _text(**fields)
-        recorder.state.queued_bytes += len(text) + RECORD_BYTES
-        recorder.queue.append((STATEMENT, name, next(recorder.seq), recorder.clock(), recorder.thread().id, text))
+        size = len(text) + RECORD_BYTES
+        recorder.state.queued_bytes += size
+        recorder.queue.append((STATEMENT, name, next(recorder.seq), recorder.clock(), recorder.thread().id, text, size))
 
     def keep(self, keep: Keep | None) -> None:
         """Deliver by these rules from the next turn on; what waits is decided by them."""
@@ -237,9 +239,9 @@ class Dispatcher:
         self._renew_terms()
         while waiting:
             taken = self._taken
-            while waiting and len(taken) < most:
-                taken.append(queue.popleft())
-                waiting -= 1
+            before = len(taken)
+            taken.extend(itertools.islice(iter(queue.popleft, None), min(waiting, most - before)))
+            waiting -= len(taken) - before
             self._send()
         if self._keeper is not None:
             decide = self._keeper.settle if self._stop_at is None else self._keeper.end
@@ -294,21 +296,31 @@ class Dispatcher:
         state = self._recorder.state
         self._released += len(self._taken)
         state.drained_bytes, state.moved_ns, self._taken, self._chunk, self._offered_to = (
-            state.drained_bytes + sum(map(_size, self._taken)), self._recorder.clock(), [], None, 0,
+            state.drained_bytes + sum(map(_SIZE, self._taken)), self._recorder.clock(), [], None, 0,
         )  # fmt: skip
 
     def _encoded(self, records: list[Record]) -> Chunk:
+        try:
+            lines, sent = [*map(self._lines.line, records)], records
+        except Exception:  # noqa: BLE001  # which of them is it
+            lines, sent = self._encoded_singly(records)
+        kinds = collections.Counter(map(_KIND, sent))
+        chunk = Chunk(Batch(self.new_id() if lines else "", lines), sent, kinds[ENTER])
+        if len(sent) < len(records):
+            missing = collections.Counter(map(_KIND, records)) - kinds
+            self._losses.add("could not be encoded", missing.total(), calls=missing[ENTER])
+        self._open_calls += kinds[ENTER] - kinds[EXIT] - kinds[EXCEPTION]
+        return chunk
+
+    def _encoded_singly(self, records: list[Record]) -> tuple[list[bytes], list[Record]]:
+        """The lines that can be made, and their records."""
         lines: list[bytes] = []
         sent: list[Record] = []
-        failed = failed_calls = calls = opened = 0
         rest = collections.deque(records)
         while rest:
-            record = rest[0]
             try:
-                lines.append(self._lines.line(record))
-                sent.append(record)
-                calls += record[0] == ENTER
-                opened += _OPENS[record[0]]
+                lines.append(self._lines.line(rest[0]))
+                sent.append(rest[0])
             except STARVED:
                 if self._stop_at is not None and time.monotonic() >= self._stop_at:
                     raise
@@ -317,14 +329,8 @@ class Dispatcher:
             except Exception:
                 if self._recorder.state.strict:
                     raise
-                failed += 1
-                failed_calls += record[0] == ENTER
             rest.popleft()
-        chunk = Chunk(Batch(self.new_id() if lines else "", lines), sent, calls)
-        if failed:
-            self._losses.add("could not be encoded", failed, calls=failed_calls)
-        self._open_calls += opened
-        return chunk
+        return lines, sent
 
     def _report_losses(self) -> None:
         state = self._recorder.state
@@ -407,7 +413,7 @@ class Dispatcher:
             uncapturedValues=self.uncaptured(),
             failures=state.failures,
         )
-        return Batch(self.new_id(), [self._lines.line((*self._stopped, text))])
+        return Batch(self.new_id(), [self._lines.line((*self._stopped, text, 0))])
 
 
 def _text(**fields: Any) -> bytes:
@@ -423,8 +429,4 @@ def _next_of(numbers: itertools.count[int]) -> int:
     return int(repr(numbers).removeprefix("count(").removesuffix(")"))
 
 
-_OPENS = {ENTER: 1, EXIT: -1, EXCEPTION: -1, STATEMENT: 0}
-
-
-def _size(record: Record) -> int:
-    return len(record[5] if record[0] == STATEMENT else record[8]) + RECORD_BYTES
+_KIND, _SIZE = operator.itemgetter(0), operator.itemgetter(-1)

@@ -24,10 +24,14 @@ NO_RESULT = b"null"  # the payload of an EXIT that returns None
 NOT_CAPTURED = b""  # the payload where the config says not to capture
 
 
+Scalar: TypeAlias = str | int | float | bool | None  # ASCII, finite, of few digits: making JSON of it cannot fail
+
+
 class Enter(NamedTuple):
     """The shape of an ENTER record. The span's number is ``seq``. Times are monotonic nanoseconds.
 
-    ``request`` is what a call below no other is about, as a JSON object.
+    ``args`` is a JSON object, or, where all of them are immutable, short and no secrets, the values themselves by
+    position. ``request`` is what a call below no other is about, as a JSON object.
     """
 
     kind: int
@@ -38,12 +42,17 @@ class Enter(NamedTuple):
     task: str | None
     trace: int | str
     parent: int | str | None
-    args: bytes
+    args: bytes | tuple[Scalar, ...]
     request: bytes | None = None
+    names: tuple[str, ...] = ()
+    size: int = 0
 
 
 class Leave(NamedTuple):
-    """The shape of an EXIT and of an EXCEPTION record; ``payload`` is the result or the exception as JSON."""
+    """The shape of an EXIT and of an EXCEPTION record; ``payload`` is the result or the exception as JSON.
+
+    Or the result itself, as with arguments; it is never None.
+    """
 
     kind: int
     target: int
@@ -53,11 +62,12 @@ class Leave(NamedTuple):
     task: str | None
     trace: int | str
     parent: int | str | None
-    payload: bytes
+    payload: bytes | Scalar
     span: int
     duration_ns: int
-    active_ns: int | None
-    ended: str | None
+    active_ns: int | None = None
+    ended: str | None = None
+    size: int = 0
 
 
 class Statement(NamedTuple):
@@ -69,9 +79,10 @@ class Statement(NamedTuple):
     time_ns: int
     thread: int
     fields: bytes
+    size: int = 0
 
 
-Record: TypeAlias = tuple[Any, ...]
+Record: TypeAlias = tuple[Any, ...]  # the last element says how many bytes it counts for on the queue
 
 
 class Batch:
@@ -140,18 +151,22 @@ class Ids:
     def begin(self, first: int) -> None:
         """From the number ``first`` on, use a new key."""
         key = int.from_bytes(self._random_bytes(16), "big")
-        self._epochs.insert(0, (first, key & _MASK, f"{key >> 64 or 1:016x}"))
+        self._first, self._key, self._prefix = first, key & _MASK, f"{key >> 64 or 1:016x}"
+        self._epochs.insert(0, (first, self._key, self._prefix))
 
     def span(self, number: int | str) -> str:
         """16 hex digits; an id that came from elsewhere is given back."""
         if type(number) is str:
             return number
-        _, key, _ = self._epoch(int(number))
-        return f"{(int(number) * _ODD + key) & _MASK or 1:016x}"
+        key = self._key if number >= self._first else self._epoch(number)[1]  # type: ignore[operator, arg-type]
+        return "%016x" % ((number * _ODD + key) & _MASK or 1)  # type: ignore[operator]  # faster
 
     def trace(self, number: int | str) -> str:
         """32 hex digits; an id that came from elsewhere is given back."""
-        return number if type(number) is str else self._epoch(int(number))[2] + self.span(number)
+        if type(number) is str:
+            return number
+        prefix = self._prefix if number >= self._first else self._epoch(number)[2]  # type: ignore[operator, arg-type]
+        return prefix + self.span(number)
 
     def _epoch(self, number: int) -> tuple[int, int, str]:
         return next(epoch for epoch in self._epochs if number >= epoch[0])
@@ -170,6 +185,15 @@ class Described(NamedTuple):
         if not owner or owner.endswith("<locals>"):
             return self.module, self.qualname
         return owner, name
+
+
+def by_name(names: tuple[str, ...], values: tuple[Any, ...]) -> dict[str, Any]:
+    """A dict of these; for one or two of them in half the 300 ns that ``dict(zip(...))`` takes."""
+    if len(values) == 1:
+        return {names[0]: values[0]}
+    if len(values) == 2:
+        return {names[0]: values[0], names[1]: values[1]}
+    return dict(zip(names, values, strict=True))
 
 
 class Lines:
@@ -191,53 +215,77 @@ class Lines:
         self._value = _as_text if values_as_text else _as_json
         self._void = b'"void"' if values_as_text else b"null"
         self._static: dict[int, tuple[bytes, bytes]] = {}
+        # what the lines of one call, and of calls near to each other, have in common
+        self._spans: dict[int | str | None, bytes] = {}
+        self._traces: dict[int | str, bytes] = {}
+        self._endings: dict[str | None, bytes] = {}
 
     def line(self, record: Record) -> bytes:
-        """The JSON object of ``record``, without a newline."""
-        kind, target = record[0], record[1]
-        millis = self.millis(record[3])
-        if kind == STATEMENT:
-            fields = b"," + record[5] if record[5] else b""
-            head = b'{"timestamp":%d,"event":"%b","thread":"%d"%b' % (millis, target.encode(), record[4], fields)
-            return b'%b,"seq":%d,"pid":%d}' % (head, record[2], self._pid)
-        head, tail = self._static.get(target) or self._add_static(target)
-        _, _, seq, _, thread, task, trace, parent, payload = record[:9]
+        """The JSON object of ``record``, without a newline. Measured: 1.3 µs for an ENTER, 0.9 µs for an EXIT."""
+        kind = record[0]
         if kind == ENTER:
-            span = seq
-            event, value = b"ENTER", b'"args":' + (self._value(payload) if payload else b"null")
-            if record[9]:
-                tail = b'%b,"request":%b' % (tail, record[9])
-        else:
-            _, _, _, _, _, _, _, _, _, span, duration_ns, active_ns, ended = record
-            micros = duration_ns // 1000
-            event, value = b"EXIT", b'"result":' + self._result(payload)
-            if kind == EXCEPTION:
-                event, value = b"EXCEPTION", b'"exception":' + payload
-            value = b'%b,"durationMicros":%d,"durationMillis":%d' % (value, micros, micros // 1000)
-            if active_ns is not None:
-                tail = b'%b,"activeMicros":%d' % (tail, active_ns // 1000)
-            if ended:
-                tail = b'%b,"ended":"%b"' % (tail, ended.encode())
-        return b'{"timestamp":%d,"event":"%b","thread":"%d"%b%b%b%b}' % (
-            millis, event, thread, head, value, tail, self._place(trace, span, parent, seq, task),
-        )  # fmt: skip
+            return self._enter(record)
+        return self._statement(record) if kind == STATEMENT else self._leave(record)
+
+    def _enter(self, record: Record) -> bytes:
+        _, target, span, time_ns, thread, task, trace, parent, payload, request, names, _ = record
+        head, tail = self._static.get(target) or self._add_static(target)
+        if type(payload) is tuple:
+            payload = orjson.dumps(by_name(names, payload))
+        if request:
+            tail = b'%b,"request":%b' % (tail, request)
+        return _ENTER_LINE % (
+            (time_ns + self._wall_offset_ns) // 1_000_000,
+            thread,
+            head,
+            self._value(payload) if payload else b"null",
+            tail,
+            self._traces.get(trace) or self._add_trace(trace),
+            self._spans.get(span) or self._add_span(span),
+            self._spans.get(parent) or self._add_span(parent),
+            span,
+            self._endings.get(task) or self._add_ending(task),
+        )
+
+    def _leave(self, record: Record) -> bytes:
+        kind, target, seq, time_ns, thread, task, trace, parent, payload, span, took_ns, active_ns, ended, _ = record
+        head, tail = self._static.get(target) or self._add_static(target)
+        if active_ns is not None:
+            tail = b'%b,"activeMicros":%d' % (tail, active_ns // 1000)
+        if ended:
+            tail = b'%b,"ended":"%b"' % (tail, ended.encode())
+        micros = took_ns // 1000
+        return (_EXCEPTION_LINE if kind == EXCEPTION else _EXIT_LINE) % (
+            (time_ns + self._wall_offset_ns) // 1_000_000,
+            thread,
+            head,
+            self._void if payload is NO_RESULT else payload if kind == EXCEPTION else self._result(payload),
+            micros,
+            micros // 1000,
+            tail,
+            self._traces.get(trace) or self._add_trace(trace),
+            self._spans.get(span) or self._add_span(span),
+            self._spans.get(parent) or self._add_span(parent),
+            seq,
+            self._endings.get(task) or self._add_ending(task),
+        )
+
+    def _result(self, payload: bytes | Scalar) -> bytes:
+        if type(payload) is not bytes:
+            payload = orjson.dumps(payload)
+        if payload == NO_RESULT:
+            return self._void
+        return self._value(payload) if payload else b"null"
 
     def millis(self, time_ns: int) -> int:
         """A record's monotonic time as milliseconds since the epoch."""
         return (time_ns + self._wall_offset_ns) // 1_000_000
 
-    def _place(self, trace: int | str, span: int, parent: int | str | None, seq: int, task: str | None) -> bytes:
-        ids = self._ids
-        parent_id = "null" if parent is None else f'"{ids.span(parent)}"'
-        place = f',"traceId":"{ids.trace(trace)}","spanId":"{ids.span(span)}","parentId":{parent_id}'
-        ending = f',"seq":{seq},"pid":{self._pid}'
-        named = b"" if task is None else b',"task":' + json_text(task)
-        return place.encode() + ending.encode() + named
-
-    def _result(self, payload: bytes) -> bytes:
-        if payload == NO_RESULT:
-            return self._void
-        return self._value(payload) if payload else b"null"
+    def _statement(self, record: Record) -> bytes:
+        _, _, seq, time_ns, thread, fields, _ = record
+        return b'{"timestamp":%d,"event":"%b","thread":"%d"%b%b,"seq":%d,"pid":%d}' % (
+            self.millis(time_ns), record[1].encode(), thread, fields and b",", fields, seq, self._pid,
+        )  # fmt: skip
 
     def _add_static(self, target: int) -> tuple[bytes, bytes]:
         described = self._describe(target)
@@ -245,6 +293,33 @@ class Lines:
         head = b',"class":%b,"function":%b,' % (json_text(owner), json_text(function))
         self._static[target] = head, b',"module":' + json_text(described.module)
         return self._static[target]
+
+    def _add_trace(self, number: int | str) -> bytes:
+        return _remembered(self._traces, number, self._ids.trace(number).encode())
+
+    def _add_span(self, number: int | str | None) -> bytes:
+        text = b"null" if number is None else b'"%b"' % self._ids.span(number).encode()
+        return _remembered(self._spans, number, text)
+
+    def _add_ending(self, task: str | None) -> bytes:
+        named = b"" if task is None else b',"task":' + json_text(task)
+        return _remembered(self._endings, task, b"%d%b" % (self._pid, named))
+
+
+_PLACE = b'%b,"traceId":"%b","spanId":%b,"parentId":%b,"seq":%d,"pid":%b}'
+_HEAD = b'{"timestamp":%%d,"event":"%b","thread":"%%d"%%b"%b":%%b'
+_TOOK = b',"durationMicros":%d,"durationMillis":%d'
+_ENTER_LINE = _HEAD % (b"ENTER", b"args") + _PLACE
+_EXIT_LINE = _HEAD % (b"EXIT", b"result") + _TOOK + _PLACE
+_EXCEPTION_LINE = _HEAD % (b"EXCEPTION", b"exception") + _TOOK + _PLACE
+_MAX_REMEMBERED = 4_096
+
+
+def _remembered(texts: dict[Any, bytes], key: object, text: bytes) -> bytes:
+    if len(texts) >= _MAX_REMEMBERED:
+        texts.clear()
+    texts[key] = text
+    return text
 
 
 def json_text(text: str) -> bytes:

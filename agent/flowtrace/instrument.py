@@ -3,7 +3,7 @@
 A traced body keeps a *flow*, what `enter` gave it, at the bottom of its value stack: no local variable, no name, no
 frame is added, and nothing to the module's globals. What is called are constants of the code object. In other words::
 
-    flow = enter({"a": a, ...})             # behind RESUME; where even that call is too deep: flow = None
+    flow = enter(("a", ...), (a, ...))     # behind RESUME; where even that call is too deep: flow = None
     <the body, in which RETURN_VALUE is>
         leave(flow, value)
         return value
@@ -73,8 +73,8 @@ class Parts(Protocol):
     """
 
     @property
-    def enter(self) -> Callable[[dict[str, object]], Any]:
-        """Called with the arguments by name; gives the flow."""
+    def enter(self) -> Callable[..., Any]:
+        """Called with the names of the arguments, always the same tuple, and their values; gives the flow."""
 
     @property
     def leave(self) -> Callable[..., None]:
@@ -257,8 +257,7 @@ class _Body:
         places = self._code.co_varnames
         values = [Instruction("LOAD_DEREF" if places[n] in cells else "LOAD_FAST", n) for n, _ in arguments]
         names = self._load(tuple(name for _, name in arguments))
-        display = [names, Instruction("BUILD_CONST_KEY_MAP", len(values))] if values else [Instruction("BUILD_MAP")]
-        enter = [self._load(self._parts.enter), *values, *display, *_call(0)]
+        enter = [self._load(self._parts.enter), names, *values, Instruction("BUILD_TUPLE", len(values)), *_call(1)]
         untraced = [self._load(None), Instruction(_JUMP_BACK, target=self._body[0])]
         handler = self._guard(0, untraced)
         # they have no line: none may begin before the flow is there, or a debugger could not jump back to it

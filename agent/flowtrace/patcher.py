@@ -189,7 +189,7 @@ def _wrapper_class() -> Any:
                 if parts is None:  # since a moment ago
                     return wrapped(*args, **kwargs)
                 enter, leave = parts
-                flow = enter({"args": args, **kwargs})
+                flow = enter(("args", *kwargs), (args, *kwargs.values()))
                 try:
                     result = wrapped(*args, **kwargs)
                 except BaseException:

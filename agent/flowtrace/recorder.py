@@ -26,10 +26,11 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple, Protocol, TypeAlias
 
 from flowtrace.constants import FOLDER, Raised, name_of, named
-from flowtrace.events import ENTER, EXCEPTION, EXIT, NO_RESULT, NOT_CAPTURED, Record
+from flowtrace.events import ENTER, EXCEPTION, EXIT, NO_RESULT, NOT_CAPTURED, Record, by_name
 from flowtrace.introspection import module_of, traceback_of
 from flowtrace.tracecontext import Remote
 from flowtrace.unpatched import _thread, time
+from flowtrace.values import PLAIN_INT, Scalars
 
 Current: TypeAlias = "tuple[int | str, int | str] | tuple[Entry, None]"
 Flow: TypeAlias = tuple[Any, ...]
@@ -39,6 +40,7 @@ SKIPPED: Current = ("skipped", 0)
 
 MAX_UNTRACED_FRAMES = 16  # between two traced ones, for an exception to be known again
 RECORD_BYTES = 300  # of a record beside its payload: the tuple, its ints and the head of its bytes, as allocated
+SCALAR_BYTES = 64  # of a scalar on the queue, beside the characters of a text
 MADV_WIPEONFORK = 18
 NO_RESULT_BYTES = len(NO_RESULT) + RECORD_BYTES
 
@@ -55,12 +57,21 @@ class Encodes(Protocol):
     def exception(self, error: BaseException) -> bytes:
         """Type, message and place of an exception, as a JSON object."""
 
+    @property
+    def scalar_arguments(self) -> Scalars | None:
+        """Which arguments may be queued as they are; None: none."""
+
+    @property
+    def scalar_results(self) -> Scalars | None:
+        """Which results may be queued as they are; None: none."""
+
 
 class HidesResult:
     """Encodes as another does, but for the results."""
 
     def __init__(self, encoder: Encodes, result: Callable[[object], bytes]) -> None:
         self.arguments, self.exception, self.result = encoder.arguments, encoder.exception, result
+        self.scalar_arguments, self.scalar_results = encoder.scalar_arguments, None
 
 
 class Target(NamedTuple):
@@ -118,7 +129,7 @@ class Limit:
 class Functions(NamedTuple):
     """What a traced body calls; constants of its code."""
 
-    enter: Callable[[dict[str, object]], Any]
+    enter: Callable[[tuple[str, ...], tuple[object, ...]], Any]  # names, the same tuple each time, and values
     leave: Callable[..., None]  # (flow, result), and for bodies that can be suspended (active_ns, ended)
 
 
@@ -232,13 +243,40 @@ class Recorder:
         queue, push, clock = self.queue, self.queue.append, self.clock
         state, local, new_thread = self.state, self._local, self.thread
         current, set_current, next_seq = self.current.get, self.current.set, self.seq.__next__
-        encode_arguments = target.encoder.arguments if target.args else _no_arguments
-        encode_result = target.encoder.result if target.result else _no_result
-        encode_exception = target.encoder.exception
+        encoder = target.encoder
+        encode_arguments, encode_result, encode_exception = encoder.arguments, encoder.result, encoder.exception
+        takes_arguments, takes_result = target.args, target.result
+        scalar_arguments, scalar_results = encoder.scalar_arguments, encoder.scalar_results
+        max_string, unchecked, unchecked_word, is_clean, room_for = scalar_arguments or scalar_results or _NO_SCALARS
         failed, wait_for_room, begin, rate = self._failed, self._wait_for_room, self._begin, target.rate
+        max_result = min(max_string, room_for(("",)))
+        takes_scalars = scalar_results is not None and max_result >= unchecked
         here = self._here
+        signature: tuple[tuple[str, ...] | None, int, int] = (None, 0, -1)
 
-        def enter(values: dict[str, object]) -> Flow | None:
+        def signed(names: tuple[str, ...]) -> tuple[tuple[str, ...], int, int]:
+            """The names, and what arguments take on the queue: without the characters of texts, and at most."""
+            nonlocal signature
+            room = room_for(names) if scalar_arguments is not None else -1
+            size = RECORD_BYTES + SCALAR_BYTES * len(names)
+            signature = new = (names, size, size + room)
+            return new
+
+        def scalar_size(value: Any) -> int:
+            """How many characters of text a result has that may be queued as it is; -1: it has to be encoded."""
+            kind = type(value)
+            if kind is str and value.isascii():
+                length = len(value)
+                if length > unchecked and (
+                    length > max_result or not ((length <= unchecked_word and value.isalnum()) or is_clean(value))
+                ):
+                    return -1
+                return length
+            if kind is int:
+                return 0 if -PLAIN_INT < value < PLAIN_INT else -1
+            return 0 if value is None or kind is bool or (kind is float and value - value == 0.0) else -1
+
+        def enter(names: tuple[str, ...], values: tuple[Any, ...]) -> Flow | None:
             flow: Flow | None = None
             me = None
             try:
@@ -291,8 +329,34 @@ class Recorder:
                     flow = (above, -1, 0, None, 0, None)
                     set_current(LOST)
                     return flow
-                args = encode_arguments(values)
-                size = len(args) + RECORD_BYTES
+                payload: Any = NOT_CAPTURED
+                size = RECORD_BYTES
+                if takes_arguments:
+                    known, size, most = signature
+                    if known is not names:
+                        _, size, most = signed(names)
+                    payload = values if size <= most else None
+                    for value in values:
+                        kind: Any = type(value)
+                        if kind is str and value.isascii():
+                            length = len(value)
+                            if length > unchecked:
+                                size += length
+                                if length > max_string or not (
+                                    (length <= unchecked_word and value.isalnum()) or is_clean(value)
+                                ):
+                                    payload = None
+                                    break
+                        elif kind is int:
+                            if not -PLAIN_INT < value < PLAIN_INT:
+                                payload = None
+                                break
+                        elif value is not None and kind is not bool and (kind is not float or value - value != 0.0):
+                            payload = None
+                            break
+                    if payload is None or size > most:
+                        payload = encode_arguments(by_name(names, values))
+                        size = RECORD_BYTES + len(payload)
                 task = state.task_name()
                 thread = me.id
                 span = next_seq()
@@ -310,7 +374,7 @@ class Recorder:
                 now = clock()
                 flow = (above, span, trace, parent, now, task)
                 state.queued_bytes += size
-                push((ENTER, index, span, now, thread, task, trace, parent, args, request))
+                push((ENTER, index, span, now, thread, task, trace, parent, payload, request, names, size))
                 set_current((trace, span))
                 return flow
             except BaseException as error:  # noqa: BLE001  # the gate decides what goes on
@@ -321,6 +385,7 @@ class Recorder:
                         state.queued_bytes += NO_RESULT_BYTES
                         push((
                             EXIT, index, next_seq(), now, 0, task, trace, parent, NO_RESULT, span, 0, None, "abandoned",
+                            NO_RESULT_BYTES,
                         ))  # fmt: skip
                 failed(error)
                 return None
@@ -328,7 +393,7 @@ class Recorder:
                 if me is not None:
                     me.busy = False
 
-        def leave(flow: Flow | None, result: object, active_ns: int | None = None, ended: str | None = None) -> None:
+        def leave(flow: Flow | None, result: Any, active_ns: int | None = None, ended: str | None = None) -> None:
             if flow is None:
                 return
             above, span, trace, parent, started, task = flow
@@ -337,16 +402,25 @@ class Recorder:
             try:
                 set_current(above)  # first of all: what a signal handler raises must not keep it from being done
                 now = clock()
-                me = new_thread()
+                try:
+                    me = local.me
+                except AttributeError:
+                    me = new_thread()
                 busy, me.busy = me.busy, True
                 if result is Raised and not ended:
                     kind = EXCEPTION
                     error = sys.exception()
                     text = _same_exception(me, error) or _new_exception(me, error, encode_exception)
                     payload, size = text, len(text) + RECORD_BYTES  # both or neither
-                elif span >= state.first:
-                    text = encode_result(None if ended else result)
-                    payload, size = text, len(text) + RECORD_BYTES
+                elif not takes_result:
+                    payload, size = NOT_CAPTURED, RECORD_BYTES
+                elif result is not None and not ended and span >= state.first:
+                    length = scalar_size(result) if takes_scalars else -1
+                    if length >= 0:
+                        payload, size = result, length + RECORD_BYTES + SCALAR_BYTES
+                    else:
+                        text = encode_result(result)
+                        payload, size = text, len(text) + RECORD_BYTES
                 if span >= state.first:
                     seq = next_seq()
             except BaseException as error:  # noqa: BLE001
@@ -358,15 +432,15 @@ class Recorder:
                     state.queued_bytes += size
                     push((
                         kind, index, next_seq() if seq < 0 else seq, now, me.id if me else 0, task, trace, parent,
-                        payload, span, now - started, active_ns, ended,
+                        payload, span, now - started, active_ns, ended, size,
                     ))  # fmt: skip
 
-        def enter_within(values: dict[str, object]) -> Flow | None:
+        def enter_within(names: tuple[str, ...], values: tuple[object, ...]) -> Flow | None:
             flow: Flow | None = None
             try:
                 above = current()
                 if above is LOST or above is SKIPPED or limit.admits(clock()):
-                    return enter(values)
+                    return enter(names, values)
                 limit.left_out += 1
                 state.skipped_calls += 1
                 flow = (above, -1, 0, None, 0, None)
@@ -431,6 +505,7 @@ class Recorder:
 
 
 _sleep = time.sleep
+_NO_SCALARS = Scalars(0, 0, 0, lambda text: False, lambda names: -1)
 
 
 def _wiped_on_fork() -> bytearray | mmap.mmap:
@@ -442,14 +517,6 @@ def _wiped_on_fork() -> bytearray | mmap.mmap:
             page[0] = 1
             return page
     return bytearray(b"\1")
-
-
-def _no_arguments(_: dict[str, object]) -> bytes:
-    return NOT_CAPTURED
-
-
-def _no_result(_: object) -> bytes:
-    return NOT_CAPTURED
 
 
 def _same_exception(me: Thread, error: BaseException | None) -> bytes | None:

@@ -68,10 +68,9 @@ class Splices:
             qualname: As in ``__qualname__``, ``<locals>`` included.
             splice: What it is to do; one for each function.
         """
-        enter, leave = _gated_enter(self._recorder, splice.enter), _gated(self._recorder, splice.leave)
         self._wanted.setdefault(module, {})[qualname] = splice._replace(
-            enter=enter,
-            leave=leave,
+            enter=_gated_enter(self._recorder, splice.enter),
+            leave=_gated(self._recorder, splice.leave),
             suspend=_gated(self._recorder, splice.suspend) if splice.suspend is not _nothing else _nothing,
             resumed=_gated(self._recorder, splice.resumed) if splice.resumed is not _nothing else _nothing,
         )
@@ -144,13 +143,13 @@ def _function(module: types.ModuleType | None, qualname: str) -> types.FunctionT
 _HELD_AS: dict[type, str] = {staticmethod: "__func__", classmethod: "__func__", property: "fget"}
 
 
-def _gated_enter(recorder: Recorder, part: Callable[[dict[str, Any]], Any]) -> Callable[[dict[str, Any]], Any]:
-    """``part``, done without where the agent's own code makes the call."""
+def _gated_enter(recorder: Recorder, part: Callable[[dict[str, Any]], Any]) -> Callable[..., Any]:
+    """``part``, as a traced body calls it; done without where the agent's own code makes the call."""
     gated = _gated(recorder, part)
     thread = recorder.thread
 
-    def enter(values: dict[str, Any]) -> Any:
-        return None if thread().busy else gated(values)
+    def enter(names: tuple[str, ...], values: tuple[Any, ...]) -> Any:
+        return None if thread().busy else gated(dict(zip(names, values, strict=True)))
 
     return enter
 

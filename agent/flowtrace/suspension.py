@@ -52,7 +52,7 @@ def resumed(suspended: Suspended | None) -> None:
 class Suspendable(NamedTuple):
     """What the traced body of a generator or coroutine calls; constants of its code."""
 
-    enter: Callable[[dict[str, object]], Any]
+    enter: Callable[[tuple[str, ...], tuple[object, ...]], Any]
     leave: Callable[[Any, object], None]
     suspend: Callable[[Suspended | None], None] = suspend
     resumed: Callable[[Suspended | None], None] = resumed
@@ -63,8 +63,8 @@ def suspendable(recorder: Recorder, functions: Functions) -> Suspendable:
     enter_any, leave_any = functions
     clock = recorder.clock
 
-    def enter(values: dict[str, object]) -> Suspended | None:
-        flow = enter_any(values)
+    def enter(names: tuple[str, ...], values: tuple[object, ...]) -> Suspended | None:
+        flow = enter_any(names, values)
         if flow is None:
             return None
         try:

@@ -40,7 +40,7 @@ UNCAPTURABLE = "<uncapturable>"
 CHANGED = "<changed while it was read>"  # another thread resized the dict or set
 
 _MARGIN = 256  # characters read beyond a cut, so that a secret across it is still recognised
-_PLAIN_INT = 10**12  # from here on an int may be a card number, or too large for JSON
+PLAIN_INT = 10**12  # from here on an int may be a card number, or too large for JSON
 _ABOVE_CARDS = 10**16
 _MAX_SHAPES = 4096
 _MAX_NAMES = 4096
@@ -71,6 +71,27 @@ class Limits(NamedTuple):
     max_items: int = 32
     max_string: int = 256
     max_bytes: int = 8192
+
+
+class Scalars(NamedTuple):
+    """Which values the recorder may queue as they are, to be encoded later: immutable ones that nothing is done to.
+
+    That is None, bool, int within ``PLAIN_INT``, finite float, and ASCII text that is neither cut nor redacted.
+
+    Attributes:
+        max_string: Characters of a text.
+        unchecked: Characters of a text that holds no secret, whatever it is.
+        unchecked_word: The same of one that consists of letters and digits.
+        is_clean: Whether any other text holds none.
+        room: How many characters texts that are not `unchecked` may have together, in arguments of these names;
+            below 0: none of them may be queued as they are.
+    """
+
+    max_string: int
+    unchecked: int
+    unchecked_word: int
+    is_clean: Callable[[str], bool]
+    room: Callable[[tuple[str, ...]], int]
 
 
 class Encoder:
@@ -115,6 +136,14 @@ class Encoder:
             id(re.Pattern): self._pattern,
             id(slice): self._slice,
         }
+        self.scalar_arguments = self.scalar_results = Scalars(
+            self._max_string,
+            min(redactor.unchecked, self._max_string),
+            min(redactor.unchecked_word, self._max_string),
+            redactor.is_clean,
+            self._room,
+        )
+        self._unchecked = redactor.unchecked
         self._undescribed = dict(self._known)
         self._known.update(dict.fromkeys(self._descriptions, self._by_description))
         self._forms: dict[str, Callable[[Any, _Call, Shape], object]] = {
@@ -127,26 +156,10 @@ class Encoder:
     def arguments(self, values: dict[str, object]) -> bytes:
         """The arguments of a call as a JSON object, in the order given.
 
-        Measured: 0.4 µs for ``{"a": 1, "b": "text"}``, 0.9 µs with a sentence of 25 characters, 8 µs for a pydantic
-        model of six fields, 30 µs for a websocket with its scope, 1 ms for objects without end.
+        Measured: 1.3 µs for ``{"a": 1, "b": "text"}``, 8 µs for a pydantic model of six fields, 30 µs for a websocket
+        with its scope, 1 ms for objects without end.
         """
         try:
-            for name, value in values.items():  # the common case: small scalars only
-                kind = type(value)
-                if kind is str:
-                    if len(value) > 4 and (len(value) > self._max_string or not self._is_clean(value)):  # type: ignore[arg-type]
-                        break
-                elif kind is int:
-                    if not -_PLAIN_INT < value < _PLAIN_INT:  # type: ignore[operator]
-                        break
-                elif value is not None and kind is not bool:
-                    break
-                if name not in self._plain_names and not self._remember(name):
-                    break
-            else:
-                text = dumps(values)
-                if len(text) <= self._max_bytes:
-                    return text
             call = _Call(self._max_bytes)
             return self._json(self._fields(values.items(), len(values), call, {}))
         except _OWN_FAILURES:
@@ -177,6 +190,17 @@ class Encoder:
             self.failures += 1
             return self._lost_exception
 
+    def _room(self, names: tuple[str, ...]) -> int:
+        is_pair = any(name in _NAME for name in names)  # as in set_header(name="Authorization", value="…")
+        for name in names:
+            if name not in self._plain_names and not (
+                self._remember(name) if is_pair or name not in _VALUE else not self._is_secret(name)
+            ):
+                return -1
+        text = dumps(names)
+        # escaped, a character has six; numbers and short texts come with their signs
+        return (self._max_bytes - len(text) - 40 * len(names)) // 6 if text.isascii() else -1
+
     def _remember(self, name: str) -> bool:
         """Note a parameter or field whose name is no secret, and say so; most programs have few hundred of them."""
         if self._is_secret(name):
@@ -202,7 +226,7 @@ class Encoder:
         if value is None or kind is bool:
             return value
         if kind is int:
-            return value if -_PLAIN_INT < value < _PLAIN_INT else self._large_int(value)
+            return value if -PLAIN_INT < value < PLAIN_INT else self._large_int(value)
         if kind is float:
             return value if value - value == 0.0 else repr(value)  # JSON has no NaN and no infinity
         known = self._known.get(id(kind))
@@ -220,7 +244,7 @@ class Encoder:
         size = len(text)
         if size > self._max_string:
             return self._long_text(text[: self._max_string + _MARGIN], size, call)
-        if size > 4 and not self._is_clean(text):
+        if size > self._unchecked and not self._is_clean(text):
             text = self._scrub(text)
         call.left -= size + 3
         return text

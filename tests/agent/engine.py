@@ -20,6 +20,8 @@ SAMPLES = os.path.join(os.path.dirname(os.path.dirname(__file__)), "samples")
 class Shown:
     """An encoder that writes plain values as Python does, others by their type: it runs no code of the samples."""
 
+    scalar_arguments = scalar_results = None
+
     def arguments(self, values: dict[str, object]) -> bytes:
         return json.dumps({name: shown(value) for name, value in values.items()}).encode()
 

@@ -87,11 +87,11 @@ class Pipeline:
     def call(self, times: int = 1) -> None:
         """Record calls without any inside."""
         for _ in range(times):
-            self.functions.leave(self.functions.enter({}), None)
+            self.functions.leave(self.functions.enter((), ()), None)
 
     def fail(self) -> None:
         """Record a call that raises."""
-        flow = self.functions.enter({})
+        flow = self.functions.enter((), ())
         try:
             raise KeyError("x")
         except KeyError:
@@ -238,7 +238,7 @@ def test_one_turn_after_another(pipeline: Pipeline, wait_until: Callable[..., An
 def test_record_that_cannot_be_encoded_is_counted(pipeline: Pipeline) -> None:
     """One bad record costs itself alone; a LOSS event says so."""
     sink = MemorySink()
-    pipeline.recorder.queue.append((STATEMENT, None, next(pipeline.recorder.seq), 0, 0, b""))
+    pipeline.recorder.queue.append((STATEMENT, None, next(pipeline.recorder.seq), 0, 0, b"", 0))
     pipeline.call()
     pipeline.start(sink)
     pipeline.stop()
@@ -333,7 +333,7 @@ def test_memory_of_what_waits_is_what_is_counted() -> None:
     try:
         before = tracemalloc.get_traced_memory()[0]
         while not state.lost_events and not some.dispatcher.lanes[0].losses.events:
-            some.functions.leave(some.functions.enter({"number": 1, "text": "x" * 40}), "y" * 20)
+            some.functions.leave(some.functions.enter(("number", "text"), (1, "x" * 40)), "y" * 20)
         grown = tracemalloc.get_traced_memory()[0] - before
     finally:
         tracemalloc.stop()
@@ -382,11 +382,11 @@ def test_limit_is_reported_when_it_acts(pipeline: Pipeline) -> None:
     sink = MemorySink()
     hot = pipeline.recorder.functions(Target("m", "C.hot", 1, Shown(), max_per_second=1 << 31))
     for _ in range(3):
-        hot.leave(hot.enter({}), None)
+        hot.leave(hot.enter((), ()), None)
     [limit] = pipeline.recorder.limits
     limit.per_second = 0
     for _ in range(5):
-        hot.leave(hot.enter({}), None)
+        hot.leave(hot.enter((), ()), None)
     pipeline.start(sink)
     pipeline.stop()
 
@@ -528,7 +528,7 @@ def test_what_is_held_leaves_room_on_the_queue(keeping: Pipeline, wait_until: Ca
     state.max_bytes = 20_000
     sink = MemorySink()
     keeping.start(sink)
-    root = keeping.functions.enter({})
+    root = keeping.functions.enter((), ())
     for _ in range(20):
         keeping.call(10)
         wait_until(lambda: state.queued_bytes == state.drained_bytes)
@@ -545,7 +545,7 @@ def test_what_is_open_at_the_end_is_decided(is_failed: bool, keeping: Pipeline) 
     """By what is known then; what ends later is in the totals all the same."""
     sink = MemorySink()
     keeping.start(sink)
-    flow = keeping.functions.enter({})
+    flow = keeping.functions.enter((), ())
     if is_failed:
         keeping.fail()
     keeping.stop()
@@ -599,7 +599,7 @@ def test_other_rules_come_into_force(pipeline: Pipeline, wait_until: Callable[..
     """Calls that were open before are delivered with their ends; without rules, all is delivered again, and at once."""
     sink = MemorySink()
     pipeline.start(sink)
-    before = pipeline.functions.enter({})
+    before = pipeline.functions.enter((), ())
     wait_until(lambda: len(sink.events) == 1)
     pipeline.dispatcher.keep(Keep(max_wait=Duration("1h")))
     wait_until(lambda: pipeline.dispatcher._keeper)
@@ -608,7 +608,7 @@ def test_other_rules_come_into_force(pipeline: Pipeline, wait_until: Callable[..
     wait_until(lambda: len(sink.events) == 3)
     pipeline.functions.leave(before, None)
     wait_until(lambda: len(sink.events) == 4)
-    held = pipeline.functions.enter({})
+    held = pipeline.functions.enter((), ())
     pipeline.dispatcher.keep(None)
     wait_until(lambda: len(sink.events) == 5)
     pipeline.call()
@@ -654,7 +654,7 @@ def test_stop_gives_the_totals(pipeline: Pipeline) -> None:
     sink = MemorySink()
     pipeline.start(sink)
     pipeline.call(3)
-    flow = pipeline.functions.enter({})
+    flow = pipeline.functions.enter((), ())
     pipeline.stop()
     pipeline.functions.leave(flow, None)
 
@@ -752,7 +752,7 @@ def test_call_that_ends_while_a_slow_sink_is_waited_for(pipeline: Pipeline, wait
     """Its EXIT, recorded after the last look at the queue, is in the totals."""
     sink = Gated()
     pipeline.start(sink)
-    flow = pipeline.functions.enter({})
+    flow = pipeline.functions.enter((), ())
     stopping = threading.Thread(target=pipeline.stop)
     stopping.start()
     wait_until(lambda: pipeline.recorder.state.max_events == -1 and not pipeline.recorder.queue)

@@ -33,7 +33,7 @@ class Process:
         """Trace and parent of a traced call; None where it is not recorded."""
         enter, leave = self.recorder.functions(Target("shop", "work", 1, Shown()))
         self.recorder.queue.clear()
-        leave(enter({}), None)
+        leave(enter((), ()), None)
         return next(((record[6], record[7]) for record in self.recorder.queue if record[0] == ENTER), None)
 
 

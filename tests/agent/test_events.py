@@ -45,12 +45,20 @@ plain = st.recursive(
     lambda values: st.lists(values, max_size=3) | st.dictionaries(st.text(max_size=5), values, max_size=3),
 )
 payloads = plain.map(orjson.dumps)
+scalars = st.booleans() | st.integers(-(10**12), 10**12) | st.floats(allow_nan=False, allow_infinity=False)
+scalars |= st.text(st.characters(codec="ascii"), max_size=10)
 enters = st.builds(
     Enter, st.just(ENTER), st.just(0), numbers, numbers, numbers, st.none() | texts, traces, st.none() | spans,
-    payloads | st.just(NOT_CAPTURED), st.none() | st.just(b'{"method":"GET"}'),
+    payloads | st.just(NOT_CAPTURED) | st.tuples(scalars, st.none(), scalars), st.none() | st.just(b'{"method":"GET"}'),
+    st.just(("a", "b", "c")),
 )  # fmt: skip
 leaves = st.builds(
-    Leave, st.sampled_from([EXIT, EXCEPTION]), st.just(0), numbers, numbers, numbers, st.none() | texts, traces,
+    Leave, st.just(EXIT), st.just(0), numbers, numbers, numbers, st.none() | texts, traces,
+    st.none() | spans, payloads | st.just(NOT_CAPTURED) | scalars, numbers, numbers, st.none() | numbers,
+    st.sampled_from([None, "closed", "abandoned"]),
+)  # fmt: skip
+leaves |= st.builds(
+    Leave, st.just(EXCEPTION), st.just(0), numbers, numbers, numbers, st.none() | texts, traces,
     st.none() | spans, payloads, numbers, numbers, st.none() | numbers, st.sampled_from([None, "closed", "abandoned"]),
 )  # fmt: skip
 statements = st.builds(

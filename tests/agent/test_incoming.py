@@ -62,7 +62,7 @@ class Service:
 
     def work(self) -> None:
         """A traced call."""
-        flow = self._parts.enter({})
+        flow = self._parts.enter((), ())
         self._parts.leave(flow, None)
 
     def calls(self) -> list[tuple[Any, Any, dict[str, str] | None]]:

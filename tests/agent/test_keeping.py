@@ -45,17 +45,17 @@ class Program:
         """A call begins; returns its number."""
         span = self._number()
         above = self.recorded[parent - self.first] if type(parent) is int and parent >= self.first else None
-        record = (ENTER, 0, span, self.now, 7, None, above[6] if above else span, parent, b"{}", None)
+        record = (ENTER, 0, span, self.now, 7, None, above[6] if above else span, parent, b"{}", None, (), 2)
         self.open[span] = record
         self._record(record)
         return span
 
     def leave(self, span: int, kind: int = EXIT) -> None:
         """It ends."""
-        _, _, _, since, _, _, trace, parent, _, _ = self.open.pop(span)
+        _, _, _, since, _, _, trace, parent, *_ = self.open.pop(span)
         self.left.append(span)
         took = self.now - since
-        self._record((kind, 0, self._number(), self.now, 7, None, trace, parent, b"null", span, took, None, None))
+        self._record((kind, 0, self._number(), self.now, 7, None, trace, parent, b"null", span, took, None, None, 4))
 
     def call(self, parent: int | str | None = None, took: int = 0, kind: int = EXIT) -> int:
         """A call without any inside."""
@@ -66,7 +66,7 @@ class Program:
 
     def state(self) -> None:
         """The agent itself has something to say."""
-        self._record((STATEMENT, "LIMIT", self._number(), self.now, 7, b""))
+        self._record((STATEMENT, "LIMIT", self._number(), self.now, 7, b"", 0))
 
     def turn(self, *, is_last: bool = False) -> None:
         """What the dispatcher does: after an error, the next turn goes on with what was at hand."""
@@ -267,8 +267,8 @@ def test_parent_elsewhere_counts_as_delivered(parent: int | str | None) -> None:
 def test_calls_that_began_before_the_keeper_pass() -> None:
     """What was entered before there were any rules is delivered with its end; what is below it is decided."""
     program = Program(first=5)
-    before = (ENTER, 0, 4, 0, 7, None, 4, None, b"{}", None)
-    after = (EXIT, 0, 5, 0, 7, None, 4, None, b"null", 3, 0, None, None)
+    before = (ENTER, 0, 4, 0, 7, None, 4, None, b"{}", None, (), 2)
+    after = (EXIT, 0, 5, 0, 7, None, 4, None, b"null", 3, 0, None, None, 4)
     program.keeper.take([before, after])
     assert program.keeper.batch(9) == [before, after]
 
@@ -285,8 +285,8 @@ def test_statements_pass_at_once() -> None:
 def test_batches_are_in_order_and_bounded() -> None:
     """A tree is delivered in order of numbers, whatever the order in the queue, in batches that stay until sent."""
     keeper = Keeper(Terms(None, True, AMPLE, AMPLE), first=0)
-    enters = [(ENTER, 0, seq, 0, 7, None, 0, 0 if seq else None, b"", None) for seq in range(3)]
-    leaves = [(EXCEPTION, 0, 5 - span, 0, 7, None, 0, 0, b"", span, 0, None, None) for span in range(3)]
+    enters = [(ENTER, 0, seq, 0, 7, None, 0, 0 if seq else None, b"", None, (), 0) for seq in range(3)]
+    leaves = [(EXCEPTION, 0, 5 - span, 0, 7, None, 0, 0, b"", span, 0, None, None, 0) for span in range(3)]
     keeper.take([enters[0], enters[2], enters[1], *leaves])
     keeper.settle(LINGER_NS)
 
@@ -527,8 +527,23 @@ def test_size_of_what_is_held_is_true() -> None:
     tracemalloc.start()
     try:
         for span in range(10_000, 30_000, 2):  # no number that Python has at hand
-            enter = (ENTER, 0, span, span << 30, 7, None, span + 0, None, b"%d" % span, None)
-            leave = (EXIT, 0, span + 1, span << 30, 7, None, enter[6], None, b"%d" % span, span + 0, 1_000, None, None)
+            enter = (ENTER, 0, span, span << 30, 7, None, span + 0, None, b"%d" % span, None, (), 300)
+            leave = (
+                EXIT,
+                0,
+                span + 1,
+                span << 30,
+                7,
+                None,
+                enter[6],
+                None,
+                b"%d" % span,
+                span + 0,
+                1_000,
+                None,
+                None,
+                300,
+            )
             keeper.take([enter, leave])
         taken, _ = tracemalloc.get_traced_memory()
     finally:
@@ -678,7 +693,7 @@ def assert_consistent(keeper: Keeper) -> None:
     """What is counted as held is held, within the bound; what is remembered beside is of open calls or of held ones."""
     held = [record for tree in keeper._trees.values() for record in tree.records.values()]
     held += [record for stem in keeper._stems.values() for record in stem.held]
-    assert keeper.held_bytes == sum(len(record[8]) + HELD_BYTES for record in held)
+    assert keeper.held_bytes == sum(record[-1] + HELD_BYTES for record in held)
     assert keeper.held_bytes <= keeper.terms.max_bytes
     assert keeper._ended.keys() <= keeper._trees.keys() <= keeper._places.keys()
     for span, place in keeper._places.items():

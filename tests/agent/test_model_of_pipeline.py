@@ -100,7 +100,7 @@ class Pipeline(RuleBasedStateMachine):
         """Calls, each inside the one before."""
         process = self.process
         for _ in range(depth):
-            flow = process.contexts[context].run(process.functions.enter, {"n": 1})
+            flow = process.contexts[context].run(process.functions.enter, ("n",), (1,))
             process.open[context].append(flow)
 
     @rule(context=st.integers(0, CONTEXTS - 1), levels=st.integers(1, 30))

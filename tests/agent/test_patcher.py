@@ -53,7 +53,7 @@ def test_functions_written_in_c_are_wrapped(shelf: tuple[Program, Any]) -> None:
     enter, inner, *_ = running.recorder.queue
     assert inner[7] == enter[2]  # its parent
     assert [record[8] for record in running.recorder.queue if record[0] == 0] == [
-        b'{"x":5}', b'{"args":[0,5]}', b'{"args":[0]}'
+        (5,), b'{"args":[0,5]}', b'{"args":[0]}'
     ]  # fmt: skip
     assert running.calls() == ["shelf:put", "shelf:insert", "shelf:pop"]
 

@@ -7,6 +7,7 @@ import contextvars
 import gc
 import itertools
 import json
+import math
 import random
 import signal
 import sys
@@ -21,9 +22,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flowtrace import recorder as recorder_module
-from flowtrace.events import ENTER, EXIT
-from flowtrace.recorder import RECORD_BYTES, SKIPPED, Entry, Functions, Recorder, Target
+from flowtrace.events import ENTER, EXIT, Described, Ids, Lines
+from flowtrace.recorder import RECORD_BYTES, SCALAR_BYTES, SKIPPED, Entry, Functions, Recorder, Target
+from flowtrace.redaction import Redactor
 from flowtrace.tracecontext import Remote
+from flowtrace.values import Encoder, Limits
 from tests.agent.engine import Engine, Shown, Span, plain
 
 TREE = "def node(children):\n    for child in children:\n        node(child)\n"
@@ -55,13 +58,68 @@ def test_records_are_plain_data() -> None:
     """No user object is on the queue, and the collector need not look at what is."""  # fault U18
     engine = Engine()
     module = engine.load("def f(x):\n  return x\n")
+    gc.collect()  # of the names of its arguments, once for all
 
     module.f(object())
     gc.collect()
 
     for record in engine.recorder.queue:
-        assert {type(item) for item in record} <= {int, str, bytes, type(None)}
+        assert {type(item) for item in record} <= {int, str, bytes, tuple, type(None)}
+        assert all(type(name) is str for item in record if type(item) is tuple for name in item)
         assert not gc.is_tracked(record)
+
+
+SCALARS = [
+    None, True, 0, -1, 10**12 - 1, 10**12, 4111111111111111, 1 << 70, 0.5, -0.0, 1e300, math.nan, math.inf,
+    "", "word", "two words", "é", "\u2028", "\x1b", '"\\', "\ud800", "x" * 256, "x" * 257, "AKIAIOSFODNN7EXAMPLE",
+    "password=hunter2", "token: abcdefghijk", b"bytes", [1], (1, "a"), {"a": 1},
+]  # fmt: skip
+values_of_arguments = st.sampled_from(SCALARS) | st.integers() | st.floats() | st.text(max_size=300)
+names_of_arguments = st.sampled_from(["a", "number", "text", "name", "value", "key", "password", "naïve", "x" * 200])
+
+
+@given(
+    arguments=st.dictionaries(names_of_arguments, values_of_arguments, max_size=8),
+    result=values_of_arguments,
+    max_string=st.sampled_from([1, 20, 256]),
+    max_bytes=st.sampled_from([2, 30, 200, 8192]),
+    redactor=st.sampled_from([Redactor(), Redactor(patterns=["[a-z]{3}"]), Redactor(defaults=False)]),
+)
+def test_what_is_queued_as_it_is_shows_as_if_it_had_been_encoded(
+    arguments: dict[str, Any], result: Any, max_string: int, max_bytes: int, redactor: Redactor
+) -> None:
+    """Whether small values are encoded in the call or later: the bytes of the line are the same."""
+    encoder = Encoder(limits=Limits(max_string=max_string, max_bytes=max_bytes), redactor=redactor)
+    recorder = Recorder()
+    enter, leave = recorder.functions(Target("m", "f", 1, encoder))
+    for _ in range(2):  # the first time, the names are looked at
+        recorder.queue.clear()
+        leave(enter(tuple(arguments), tuple(arguments.values())), result)
+        lines = Lines(
+            describe=lambda _: Described("m", "f"), ids=Ids(bytes), pid=1, wall_offset_ns=0, values_as_text=False
+        )
+
+        entered, left = map(lines.line, recorder.queue)
+
+        assert b'"args":%b,"module"' % encoder.arguments(arguments) in entered
+        assert b'"result":%b,"durationMicros"' % encoder.result(result) in left
+
+
+def test_most_calls_have_nothing_to_encode() -> None:
+    """Short plain values go on the queue as they are, and count there with their text."""
+    recorder = Recorder()
+    enter, leave = recorder.functions(Target("m", "f", 1, Encoder(limits=Limits(), redactor=Redactor())))
+    names, values = (
+        ("number", "text", "rate", "flag", "nothing"),
+        (7, "a plain sentence of some words", 0.5, True, None),
+    )
+
+    leave(enter(names, values), "done")
+
+    entered, left = recorder.queue
+    assert entered[8] is values
+    assert left[8] == "done"
+    assert recorder.state.queued_bytes == entered[-1] + left[-1] == 2 * RECORD_BYTES + 6 * SCALAR_BYTES + 34
 
 
 LIFE = """
@@ -404,7 +462,7 @@ def test_what_is_raised_between_any_two_calls_leaves_nothing_behind(way: str) ->
 
         try:
             sys.setprofile(strike)
-            leave(enter({"x": 1}), 2)
+            leave(enter(("x",), (1,)), 2)
         except KeyboardInterrupt:
             struck += 1
         finally:
@@ -578,7 +636,7 @@ def test_values_are_not_captured_where_the_target_says_so() -> None:
         Target("m", "f", 1, Failing("result", ValueError), args=False, result=False)
     )
 
-    leave(enter({"a": 1}), 2)
+    leave(enter(("a",), (1,)), 2)
 
     assert [record[8] for record in engine.recorder.queue] == [b"", b""]
 
@@ -658,11 +716,11 @@ def test_rules_have_rates_of_their_own() -> None:
     rates = {"outer": 1.0, "inner": 0.0}
     parts = {name: engine.recorder.functions(Target("m", name, 1, Shown(), rate=rate)) for name, rate in rates.items()}
 
-    outer = parts["outer"].enter({})
-    inner = parts["inner"].enter({})
+    outer = parts["outer"].enter((), ())
+    inner = parts["inner"].enter((), ())
     parts["inner"].leave(inner, None)
     parts["outer"].leave(outer, None)
-    parts["inner"].leave(parts["inner"].enter({}), None)
+    parts["inner"].leave(parts["inner"].enter((), ()), None)
 
     assert [span.parent for span in engine.spans()] == [None, 0]
     assert engine.recorder.state.skipped_calls == 1
@@ -675,7 +733,7 @@ def test_rate_of_a_rule_does_not_switch_on() -> None:
     engine.recorder.state.rate, engine.recorder.state.wake_at = -1.0, 0
     parts = engine.recorder.functions(Target("m", "f", 1, Shown(), rate=1.0))
 
-    parts.leave(parts.enter({}), None)
+    parts.leave(parts.enter((), ()), None)
 
     assert engine.spans() == []
 
@@ -707,7 +765,7 @@ def test_function_is_recorded_so_often_in_a_second() -> None:
     for second in range(2):
         now[0] = second * 1_000_000_000 + 5
         for _ in range(5):
-            flow = hot.enter({})
+            flow = hot.enter((), ())
             module.outer()
             hot.leave(flow, None)
 
@@ -725,7 +783,7 @@ def test_calls_that_are_not_recorded_anyway_use_up_no_limit() -> None:
     engine.recorder.current.set(SKIPPED)
 
     for _ in range(3):
-        hot.leave(hot.enter({}), None)
+        hot.leave(hot.enter((), ()), None)
 
     assert engine.recorder.limits[0].left_out == 0
     assert engine.recorder.limits[0].admits(engine.recorder.clock())

@@ -308,7 +308,9 @@ def test_code_may_be_instrumented_twice(module: str, case: str) -> None:
     source, path = sample(module)
     code = compile(source, path, "exec", dont_inherit=True)
     engine, seen = Engine(encoder=Shown()), Seen()
-    twice = run(engine.instrument(instrument(code, lambda function: seen.splice()).code))
+    splice = seen.splice()
+    parts = splice._replace(enter=lambda names, values: splice.enter(dict(zip(names, values, strict=True))))
+    twice = run(engine.instrument(instrument(code, lambda function: parts).code))
     once = run(Engine(encoder=Shown()).instrument(code))
 
     assert outcome(getattr(twice, case)) == outcome(getattr(once, case))
