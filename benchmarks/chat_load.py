@@ -1,9 +1,5 @@
 """Clients of the chat that put it under load: in one process of its own, cheap enough not to be what is measured.
 
-The clients speak real WebSockets: ``websockets`` makes and reads what comes seldom, upon asyncio's transports, and the
-texts that come by the thousand are only told apart by their heads. No frame is parsed as JSON. A message carries its
-number, so that whoever hears it knows how long it took.
-
 In order: all connect, until everybody has heard everybody come; then *as fast as it goes*, with a fixed number of
 deliveries in flight (a closed loop, which saturates the server and says what it can do); then *at a fixed rate*, where
 messages are sent when they are due, whatever became of those before (an open loop: delivery times count from the moment
@@ -20,7 +16,6 @@ from __future__ import annotations
 
 import array
 import asyncio
-import collections
 import dataclasses
 import itertools
 import json
@@ -31,16 +26,10 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import psutil
-from websockets.client import ClientProtocol
-from websockets.uri import parse_uri
+from chat_client import PATIENCE_S, Client, Heard
 
 HANDSHAKES = 50  # at the same time
 WARM_UP_S = 0.5
-PATIENCE_S = 60  # without anything heard
-DIGITS = 7  # of the number: not a run that might be a card's
-FILLING = b" Has anybody seen my keys? I had them yesterday."  # people write some 50 characters
-TEXT = 0x81  # how a text frame that is whole begins
-BEFORE_NUMBER = b'"Content":"#'
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -111,132 +100,6 @@ class Outcome:
     heard: int
 
 
-class Crowd:
-    """All clients together: what they have heard.
-
-    Attributes:
-        buffer: What is being read.
-        heard: Frames so far.
-        due_ns: When each message was due, by its number.
-        times_ns: How long each message that was heard has taken, while an array is there.
-        on_heard: Called after each read that brought frames.
-    """
-
-    def __init__(self) -> None:
-        self.buffer = bytearray(1 << 16)
-        self.heard = 0
-        self.due_ns: list[int] = []
-        self.times_ns: array.array[int] | None = None
-        self.on_heard: Callable[[], None] = lambda: None
-        self.failure: str | None = None
-
-    async def wait_until_heard(self, count: int) -> None:
-        """Wait until so many frames have been heard in all.
-
-        Raises:
-            SystemExit: Nothing was heard for a long time, or a connection was lost.
-        """
-        last, since = self.heard, time.monotonic()
-        while self.heard < count:
-            await asyncio.sleep(0.001)
-            if self.failure:
-                raise SystemExit(self.failure)
-            if self.heard != last:
-                last, since = self.heard, time.monotonic()
-            elif time.monotonic() - since > PATIENCE_S:
-                raise SystemExit(f"{count - self.heard:,} of {count:,} frames have not come for {PATIENCE_S} s")
-        if self.heard > count:
-            raise SystemExit(f"{self.heard:,} frames were heard where {count:,} were due")
-
-
-class Client(asyncio.BufferedProtocol):
-    """One connection. All read into one buffer: memory of their own for each read would take most of the time.
-
-    Args:
-        crowd: Where what is heard is counted.
-        url: ``ws://...`` with room and name.
-    """
-
-    def __init__(self, crowd: Crowd, url: str) -> None:
-        self._crowd = crowd
-        self._protocol = ClientProtocol(parse_uri(url))
-        self._asked: collections.deque[int] = collections.deque()
-        self._transport: asyncio.Transport
-        self._rest = b""
-        self._is_open = False
-        self.opened = asyncio.get_running_loop().create_future()
-        self.leaving = False
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Ask for the upgrade."""
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
-        self._protocol.send_request(self._protocol.connect())
-        self._write()
-
-    def get_buffer(self, sizehint: int) -> bytearray:
-        """Where to read to; what was read is taken from there at once."""
-        return self._crowd.buffer
-
-    def buffer_updated(self, nbytes: int) -> None:
-        """Count what is heard, and how long it took."""
-        now = time.monotonic_ns()
-        data = self._rest + self._crowd.buffer[:nbytes]
-        frames, self._rest = _split(data if self._is_open else self._open(data))
-        for frame in frames:
-            if frame[0] == TEXT:
-                self._hear(frame, now)
-            else:
-                self._protocol.receive_data(frame)
-                self._write()  # a pong
-        self._crowd.on_heard()
-
-    def connection_lost(self, error: Exception | None) -> None:
-        """Nobody leaves before the end."""
-        if not self.leaving:
-            self._crowd.failure = f"a connection was lost: {error or self._protocol.close_reason or 'no reason given'}"
-
-    def say(self, number: int) -> None:
-        """Send a text with the number of the message."""
-        self._protocol.send_text(b"#%0*d%b" % (DIGITS, number, FILLING))
-        self._write()
-
-    def ask(self, number: int) -> None:
-        """Send what the chat answers to the sender."""
-        self._asked.append(number)
-        self._protocol.send_binary(b"\0")
-        self._write()
-
-    def leave(self) -> None:
-        """Be gone."""
-        self.leaving = True
-        self._transport.abort()
-
-    def _open(self, data: bytes) -> bytes:
-        """Take the answer to the handshake from what has come, and return the rest."""
-        head, end, rest = data.partition(b"\r\n\r\n")
-        if not end:
-            return data
-        self._is_open = True
-        self._protocol.receive_data(head + end)
-        if self._protocol.handshake_exc is None:
-            self.opened.set_result(None)
-        else:
-            self.opened.set_exception(self._protocol.handshake_exc)
-        return rest
-
-    def _hear(self, frame: bytes, now_ns: int) -> None:
-        crowd = self._crowd
-        crowd.heard += 1
-        asked = self._asked.popleft() if self._asked else None  # answers come in the order of the questions
-        if crowd.times_ns is not None:
-            number = _number_in(frame) if asked is None else asked
-            crowd.times_ns.append(now_ns - crowd.due_ns[number])
-
-    def _write(self) -> None:
-        self._transport.writelines(self._protocol.data_to_send())
-
-
 class Load:
     """The clients at work.
 
@@ -246,7 +109,7 @@ class Load:
 
     def __init__(self, plan: Plan) -> None:
         self._plan = plan
-        self._crowd = Crowd()
+        self._together = Heard()
         self._clients: list[Client] = []
         self._server, self._self = psutil.Process(plan.pid), psutil.Process()
         self._peak = 0
@@ -269,12 +132,12 @@ class Load:
             **paced,
             peak_rss=self._peak,
             left_rss=self._server.memory_info().rss,
-            said=len(self._crowd.due_ns),
-            heard=self._crowd.heard,
+            said=len(self._together.due_ns),
+            heard=self._together.frames,
         )
 
     async def _connect(self) -> dict[str, Any]:
-        plan, crowd = self._plan, self._crowd
+        plan, together = self._plan, self._together
         room_ids = await asyncio.to_thread(self._make_rooms)
         loop, handshakes = asyncio.get_running_loop(), asyncio.Semaphore(HANDSHAKES)
         host, port = plan.url.removeprefix("http://").split(":")
@@ -282,37 +145,37 @@ class Load:
         async def join(number: int) -> Client:
             url = f"ws://{host}:{port}/ws/{room_ids[number % plan.rooms]}/user{number}"
             async with handshakes:
-                _, client = await loop.create_connection(lambda: Client(crowd, url), host, int(port))
+                _, client = await loop.create_connection(lambda: Client(together, url), host, int(port))
                 await client.opened
             return client
 
         began = time.monotonic()
         self._clients = await asyncio.gather(*map(join, range(plan.connections)))
         size = plan.connections // plan.rooms
-        await crowd.wait_until_heard(plan.connections + plan.rooms * size * (size - 1) // 2)  # welcomes, who joins
+        await together.wait_until_heard(plan.connections + plan.rooms * size * (size - 1) // 2)  # welcomes, who joins
         say = [client.ask if size == 1 else client.say for client in self._clients]
         self._turns = itertools.cycle(say)
-        return {"connect_s": time.monotonic() - began, "connect_deliveries": crowd.heard}
+        return {"connect_s": time.monotonic() - began, "connect_deliveries": together.frames}
 
     async def _saturate(self, seconds: float) -> dict[str, Any]:
         """As fast as it goes: with each message that all have heard, the next one is sent."""
-        crowd, listeners = self._crowd, self._plan.listeners
-        before, messages = crowd.heard, 0
+        together, listeners = self._together, self._plan.listeners
+        before, messages = together.frames, 0
         in_flight = max(4, self._plan.in_flight // listeners)
 
         def send_what_has_room() -> None:
             nonlocal messages
-            while messages * listeners < crowd.heard - before + in_flight * listeners and time.monotonic() < end:
+            while messages * listeners < together.frames - before + in_flight * listeners and time.monotonic() < end:
                 messages += 1
                 self._send(time.monotonic_ns())
 
         began, began_ms, cpu = time.monotonic(), time.time() * 1e3, self._cpu()
         end = began + seconds
-        crowd.on_heard = send_what_has_room
+        together.on_heard = send_what_has_room
         send_what_has_room()
         await asyncio.sleep(seconds)
-        crowd.on_heard = lambda: None
-        await crowd.wait_until_heard(before + messages * listeners)
+        together.on_heard = lambda: None
+        await together.wait_until_heard(before + messages * listeners)
         server_cpu, clients_cpu = (after - at for after, at in zip(self._cpu(), cpu, strict=True))
         return {
             "window": (began_ms, time.time() * 1e3),
@@ -325,18 +188,18 @@ class Load:
 
     async def _pace(self) -> dict[str, Any]:
         """At the fixed rate: each message when it is due."""
-        plan, crowd = self._plan, self._crowd
+        plan, together = self._plan, self._together
         messages = max(1, round(plan.seconds * plan.deliveries_per_s / plan.listeners))
         interval_ns = round(plan.listeners / plan.deliveries_per_s * 1e9)
-        before, cpu = crowd.heard, self._cpu()
-        crowd.times_ns = times = array.array("q")
+        before, cpu = together.frames, self._cpu()
+        together.times_ns = times = array.array("q")
         began = time.monotonic_ns()
         for number in range(messages):
             due = began + number * interval_ns
             await _sleep_until(due)
             self._send(due)
-        await crowd.wait_until_heard(before + messages * plan.listeners)
-        crowd.times_ns = None
+        await together.wait_until_heard(before + messages * plan.listeners)
+        together.times_ns = None
         return {
             "paced_messages": messages,
             "paced_deliveries": len(times),
@@ -346,8 +209,8 @@ class Load:
 
     def _send(self, due_ns: int) -> None:
         """The next message, by the next client."""
-        self._crowd.due_ns.append(due_ns)
-        next(self._turns)(len(self._crowd.due_ns) - 1)
+        self._together.due_ns.append(due_ns)
+        next(self._turns)(len(self._together.due_ns) - 1)
 
     def _cpu(self) -> tuple[float, float]:
         """CPU seconds of server and clients."""
@@ -375,26 +238,6 @@ class Load:
         request = urllib.request.Request(self._plan.url + path, data, {"Content-Type": "application/json"})
         with urllib.request.urlopen(request, timeout=PATIENCE_S) as response:
             return json.load(response)
-
-
-def _split(data: bytes) -> tuple[list[bytes], bytes]:
-    """The complete frames of a server (RFC 6455, section 5.2: unmasked; here of up to 64 KiB), and what is left."""
-    frames, begin, size = [], 0, len(data)
-    while size - begin >= 4:
-        length, head = data[begin + 1], 2
-        if length == 126:
-            length, head = int.from_bytes(data[begin + 2 : begin + 4]), 4
-        end = begin + head + length
-        if end > size:
-            break
-        frames.append(data[begin:end])
-        begin = end
-    return frames, data[begin:]
-
-
-def _number_in(frame: bytes) -> int:
-    begin = frame.index(BEFORE_NUMBER) + len(BEFORE_NUMBER)
-    return int(frame[begin : begin + DIGITS])
 
 
 async def _sleep_until(due_ns: int) -> None:

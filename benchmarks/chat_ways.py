@@ -12,10 +12,13 @@ import json
 import os
 import sys
 from pathlib import Path
-from typing import IO, Any, ClassVar, cast
+from typing import IO, TYPE_CHECKING, Any, ClassVar, cast
 
-import chat_load
+import chat_client
 import msgspec
+
+if TYPE_CHECKING:
+    import chat_load
 
 ROOT = Path(__file__).parents[1]
 sys.path.append(str(ROOT / "tests/e2e"))
@@ -119,7 +122,7 @@ class FlowtraceFile(Way):
                     calls += 1
                     in_window += begin <= int(line[13:26]) <= end  # {"timestamp":1795396500357,
                     messages += b'"function":"find_problem"' in line
-                    texts += b'"function":"broadcast_to_room"' in line and chat_load.FILLING in line
+                    texts += b'"function":"broadcast_to_room"' in line and chat_client.FILLING in line
                 elif b'"event":"LOSS"' in line[:64]:
                     lost += json.loads(line)["calls"]
         found = ledger.audit(self.folder, sink=self.sink, carried=True)
