@@ -48,7 +48,9 @@ from flowtrace_plugins.file import FileSink
 from flowtrace_plugins.options import FileOptions
 
 CALLS = 1_000  # of a burst; two events each
+MOST_TEXT = 50  # of a statement, in characters
 SHOWN = 0.01  # of the whole: steps that take less are in the table, and not in the picture
+WHOLE = "the whole"
 TITLES = {
     "caller": "The caller's part: steps of the recorder, beyond an untraced call",
     "floor": "The floor: what no recorder in Python can leave out",
@@ -106,8 +108,7 @@ class Source:
     """
 
     def __init__(self) -> None:
-        self.text = Path(original.__file__).read_text()
-        self.tree = ast.parse(self.text)
+        self.tree = ast.parse(Path(original.__file__).read_text())
         enter, leave = self._tries(self.tree)
         self.enter = [one for one in enter.body if not isinstance(one, ast.Return)]
         self.leave, self.at_last = leave.body, leave.finalbody
@@ -123,10 +124,12 @@ class Source:
         exec(compile(ast.fix_missing_locations(tree), original.__file__, "exec"), vars(module))
         return module
 
-    def label(self, function: str, statement: ast.stmt) -> str:
-        """The first line of a statement, and where it is."""
-        line = ast.get_source_segment(self.text, statement) or ""
-        return f"{function}, line {statement.lineno}: {line.splitlines()[0]:.56}"
+    @staticmethod
+    def label(function: str, statement: ast.stmt) -> str:
+        """Where a statement is, and how it begins."""
+        first, *others = ast.unparse(statement).splitlines()
+        text = f"{first} {others[0].strip()}" if first == "try:" else first
+        return f"{function}, line {statement.lineno}: {text if len(text) <= MOST_TEXT else text[:MOST_TEXT] + '…'}"
 
     @staticmethod
     def _tries(tree: ast.Module) -> list[ast.Try]:
@@ -245,8 +248,6 @@ def primitives() -> list[tuple[int, Rung]]:
 class Delivery:
     """A dispatcher and a file sink without their threads, and a burst of calls for them."""
 
-    WHOLE = "all"
-
     def __init__(self, folder: str) -> None:
         self.recorder = recorder = original.Recorder()
         self._call = burst_of("call(7, 'seven')", call=_recorded(recorder))
@@ -269,7 +270,7 @@ class Delivery:
         """Nanoseconds per call of the whole and of its parts."""
         self._call()
         events = len(self.recorder.queue)
-        took = {self.WHOLE: self._timed(self._deliver)}
+        took = {WHOLE: self._timed(self._deliver)}
         written = self._path.read_bytes().count(b"\n")
         if not written == events == 2 * CALLS or self.recorder.state.failures:
             raise SystemExit(f"{written} of {events} events are in the file, not {2 * CALLS}")
@@ -345,18 +346,18 @@ def measure(rounds: int) -> dict[str, dict[str, Spread]]:
             loop = empty.run()
             floors.append({f"{count} × {part.label}": count * (part.run() - loop) for count, part in parts})
             whole = least.run() - turns[-1][0]
-            floors[-1] |= {"the bytecode between these": whole - sum(floors[-1].values()), "the floor": whole}
+            floors[-1] |= {"the bytecode between these": whole - sum(floors[-1].values()), WHOLE: whole}
             deliveries.append(delivery.measure())
         report.progress("")
     ladders = [
         {rung.label: after - before for rung, before, after in zip(rungs[1:], turn[:-1], turn[1:], strict=True)}
-        | {"a recorded call": turn[-1] - turn[0]}
+        | {WHOLE: turn[-1] - turn[0]}
         for turn in turns
     ]
     for one in deliveries:
-        whole = one.pop(Delivery.WHOLE)
+        whole = one.pop(WHOLE)
         one["what is between these"] = whole - sum(one.values())
-        one["delivered"] = whole
+        one[WHOLE] = whole
     measured = {"caller": ladders, "floor": floors, "delivery": deliveries}
     return {
         part: {label: Spread.of([turn[label] for turn in turns]) for label in turns[0]}
@@ -374,14 +375,15 @@ def main() -> None:
         print(f"{TITLES[part]}, ns per call:\n\n{report.table(['', 'ns', ''], cells)}\n")
     result = {part: {label: took._asdict() for label, took in rows.items()} for part, rows in measured.items()}
     path = report.save("steps", {"unit": "ns per call", **result})
+    whole = result["caller"].pop(WHOLE)["median"]
     drawn = plots.bars(
         "steps",
         [
             plots.Bar(label, *report.bar(took), own=True)
             for label, took in result["caller"].items()
-            if took["median"] > SHOWN * measured["caller"]["a recorded call"].median
+            if took["median"] > SHOWN * whole
         ],
-        title=f"Steps of a recorded call, Python {report.machine()['python']}",
+        title=f"Steps of a recorded call of {whole:,.0f} ns, Python {report.machine()['python']}",
         axis="CPU time per call (ns), median and quartiles",
     )
     print(f"written: {', '.join(map(report.relative, [path, *drawn]))}")
