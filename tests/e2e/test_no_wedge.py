@@ -68,6 +68,33 @@ COLLECTED = """
             sys.exit()
         os.waitpid(child, 0)
 """
+IMPORTING = """
+    import logging
+    import os
+    import sys
+    import threading
+    import time
+
+    class Watch:
+        def find_spec(self, name, path, target=None):
+            if name == "asyncio":  # of what wrapt imports
+                is_in_the_midst.set()
+                time.sleep(0.2)
+
+    def fork():
+        is_in_the_midst.wait(10)
+        if not (child := os.fork()):
+            os._exit(0)
+        os.waitpid(child, 0)
+
+    is_in_the_midst = threading.Event()
+    sys.meta_path.insert(0, Watch())
+    thread = threading.Thread(target=fork)
+    thread.start()
+    import first_target
+    thread.join()
+    sys.exit(not is_in_the_midst.is_set())
+"""
 
 pytestmark = pytest.mark.timeout(1200 if ENDURANCE else 400)
 
@@ -136,3 +163,19 @@ def test_children_forked_in_the_midst_of_collections_begin_with_start(
     result = assert_balanced(ended.traces, ordered=ORDERED)
     assert len(result.accounts) == 1 + 50
     assert all(account.missing == 0 and account.calls for account in result.accounts)
+
+
+@pytest.mark.xfail(reason="the first target is imported under the lock that forks wait for", strict=True)
+def test_thread_forks_while_the_first_target_is_imported(
+    run_traced: Callable[..., Ended], write: Callable[[str, str], Path]
+) -> None:
+    """What the agent imports then needs locks that `logging` takes before a fork: neither waits for the other."""
+    # fault P1
+    write("first_target.py", "def f(): pass")
+    config = CONFIG | {"targets": [{"modules": ["first_target"]}]}
+
+    ended = run_traced(
+        [sys.executable, "-W", "ignore", str(write("importing.py", IMPORTING))], config=config, timeout=30
+    )
+
+    assert ended.returncode == 0, ended.stderr
