@@ -15,6 +15,7 @@ written side by side.
 from __future__ import annotations
 
 import argparse
+import inspect
 import itertools
 import json
 import statistics
@@ -131,6 +132,7 @@ def tables(results: dict[str, Any]) -> str:
         if any(one["bytes per event"] for one in measured.values())
     ]
     parts += ["Bytes per event, times events per call:", report.table(["", *workloads], rows)]
+    parts += ["How each is set up:", "\n".join(f"{way}: {inspect.getdoc(kind(way))}" for way in results["added"])]
     return "\n\n".join(parts)
 
 
