@@ -12,7 +12,7 @@ from ways import Recorded, Way
 
 
 class Viztracer(Way):
-    """``VizTracer(ignore_c_function=True)``, saved as JSON after each workload; it traces every function."""
+    """``VizTracer(ignore_c_function=True)``, saved as JSON after each burst; it traces all functions."""
 
     selects, splits = False, True
     options: ClassVar[dict[str, Any]] = {}

@@ -66,7 +66,7 @@ class Spans(Way):
 
 
 class OpenTelemetry(Spans):
-    """``start_as_current_span`` with the values as attributes, and a BatchSpanProcessor."""
+    """``start_as_current_span``, the values as attributes; BatchSpanProcessor, its exporter does nothing."""
 
     background = True
 

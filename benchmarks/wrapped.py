@@ -17,7 +17,7 @@ from ways import FLUSH_SECONDS, Function, Recorded, Way, count_lines, fields, fo
 
 
 class Wrapt(Way):
-    """Parent, ids, times and the JSON of all values; a thread writes them to a file."""
+    """Parent, ids, times, the JSON of all values without bounds or redaction; a thread writes to a file."""
 
     arguments, result, background = True, '"result":', True
 
