@@ -9,7 +9,7 @@ everybody is gone at once.
 A client that is alone hears nothing of what it says. So it sends binary frames, each of which the chat answers with an
 error, and the way there and back is what is measured.
 
-Usage: ``python benchmarks/chat_load.py '{"url": ..., "pid": ..., ...}'``, see `Plan`. Prints a `Outcome` as JSON.
+Usage: ``python benchmarks/chat_load.py '{"url": ..., "pid": ..., ...}'``, see `Plan`. Prints an `Outcome` as JSON.
 """
 
 from __future__ import annotations
