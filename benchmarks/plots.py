@@ -25,7 +25,7 @@ STYLE: Any = {
     "axes.spines.top": False,
     "font.size": 10,
     "grid.color": GRID,
-    "savefig.dpi": 160,
+    "savefig.dpi": 120,
     "svg.fonttype": "none",  # text stays text: small, and found by a search
     "svg.hashsalt": "flowtrace",
     "text.color": INK,
