@@ -352,7 +352,7 @@ def draw(found: dict[str, Costs]) -> list[Path]:
         if line:
             rows.append(plots.Line(SCALES[name].title, line))
     axes = {"x": "how many there are", "y": "added CPU time of the caller (ns)"}
-    return plots.lines("scale", rows, title="What a recorded call adds", log_x=True, log_y=True, **axes)
+    return plots.lines("scale", rows, title="What a recorded call adds", log_x=True, **axes)
 
 
 def last(key: str, otherwise: Any) -> Any:
