@@ -101,6 +101,7 @@ class Agent:
         if self._config.propagation.accept:
             self._carriers.arrive(os.environ.get(VARIABLE))
         self._importer.install()
+        self._importer.expect("asyncio.tasks", self._name_tasks)
         self.splices.imported()
         self.attachment.attach_imported()  # what Python and the agent have imported
         if contexts.IS_NEEDED:
@@ -228,9 +229,13 @@ class Agent:
         state.wake_at = queue.max_events // 2 if self.attachment.is_on else 0
         state.rate = self._config.sampling.rate if self.attachment.is_on else -1.0
         state.block_ns = round(_block_s(queue) * 1e9)
-        state.task_name = _task_name(state)
         if self._is_stopped:  # meanwhile: what is recorded now would come after STOP
             state.max_events, state.rate = -1, -1.0
+
+    def _name_tasks(self) -> None:
+        state = self.recorder.state
+        if state.task_name is None:
+            state.task_name = _task_name(state)
 
     def _open(self) -> None:
         """Threads and sinks of this process."""
@@ -273,6 +278,8 @@ class Agent:
         self._fork_silence.end_when_due()
         self._endings.look()
         self._contexts.release()
+        if "asyncio.tasks" in sys.modules:  # found by a finder that was asked before ours
+            self._name_tasks()
         self.attachment.say_problems()
 
     def _lanes(self) -> list[Lane]:
@@ -356,7 +363,7 @@ def _finalize_last(agent: Agent) -> None:
 
 
 def _task_name(state: Any) -> Callable[[], str | None]:
-    """The name of the current asyncio task, as soon as the program has imported asyncio; 90 ns inside a task."""
+    """The name of the current asyncio task, as soon as the program has imported all of asyncio; 90 ns inside a task."""
     modules = sys.modules
 
     def before() -> str | None:

@@ -48,6 +48,7 @@ class Importer:
         self._attachment, self._splices = attachment, splices
         self._watched: set[str] = set()
         self._plain: list[tuple[Any, Any]] = []  # loaders, and their own `get_code`
+        self._expected: dict[str, Callable[[], object]] = {}
 
     def install(self) -> None:
         """Open the three doors."""
@@ -59,6 +60,12 @@ class Importer:
             self._plain.append((loader, loader.get_code))
             loader.get_code = _as_importlib(self._get_code(loader.get_code), loader.get_code)  # type: ignore[method-assign]
         sys.path_hooks.insert(0, self._script_importer)
+
+    def expect(self, name: str, then: Callable[[], object]) -> None:
+        """Call ``then`` when the import of a module begins, which may have happened already."""
+        self._expected[name] = then
+        if name in sys.modules:
+            then()
 
     def remove(self) -> None:
         """Close them; modules that are being imported still finish."""
@@ -73,6 +80,8 @@ class Importer:
     def find_spec(self, name: str, path: Sequence[str] | None, target: object = None) -> ModuleSpec | None:
         """Find nothing, but have the module completed after its import."""
         try:
+            if name in self._expected:
+                self._expected[name]()
             is_target = not is_main_program(name) and self._attachment.selection.may_match(name, path)
             if is_target or name == "bdb":
                 self._watch(name)

@@ -133,30 +133,59 @@ class Functions(NamedTuple):
     leave: Callable[..., None]  # (flow, result), and for bodies that can be suspended (active_ns, ended)
 
 
+class _Bound:
+    """A number that a call is held to; what calls look at first is made of all of them."""
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self._slot = "_" + name
+
+    def __get__(self, state: State, owner: type) -> int:
+        number: int = getattr(state, self._slot)
+        return number
+
+    def __set__(self, state: State, number: int) -> None:
+        setattr(state, self._slot, number)
+        state.look_at = min(state._max_events, state._wake_at)
+        state.full_at = state._drained_bytes + state._max_bytes
+
+
 class State:
-    """Counters and limits that the recorder and the dispatcher share; each field has one kind of writer."""
+    """Counters and limits that the recorder and the dispatcher share; each field has one kind of writer.
+
+    Attributes:
+        look_at: Events waiting, from which on a call looks closer, and
+        full_at: ``queued_bytes`` from which on it does.
+    """
 
     __slots__ = (
-        "block_ns", "drained_bytes", "elsewhere", "failures", "first", "lost_calls", "lost_events", "max_bytes",
-        "max_events", "moved_ns", "queued_bytes", "rate", "skipped_calls", "strict", "suppressed_calls", "task_name",
-        "wake", "wake_at", "woken",
+        "_drained_bytes", "_max_bytes", "_max_events", "_wake_at", "block_ns", "elsewhere", "failures", "first",
+        "full_at", "look_at", "lost_calls", "lost_events", "moved_ns", "queued_bytes", "rate", "skipped_calls",
+        "strict", "suppressed_calls", "task_name", "wake", "woken",
     )  # fmt: skip
+    drained_bytes, max_events, max_bytes, wake_at = _Bound(), _Bound(), _Bound(), _Bound()
+    _drained_bytes: int
+    _max_events: int
+    _max_bytes: int
+    _wake_at: int
+    look_at: int
+    full_at: int
 
     def __init__(self) -> None:
         self.queued_bytes = 0  # recorder; ever growing
-        self.drained_bytes = 0  # dispatcher; ever growing
-        self.max_events = 65_536
-        self.max_bytes = 32 << 20
+        self._drained_bytes = 0  # dispatcher; ever growing
+        self._max_events = 65_536
+        self._max_bytes = 32 << 20
         self.first = 0  # calls entered earlier were entered in the process that this one was forked from
         self.block_ns = 0  # how long calls wait for room while nothing moves; 0: not at all
         self.moved_ns = 0  # dispatcher; when it last had a turn, or a look at the sink it waits for
         self.rate = 1.0  # share of traces that is recorded; below 0: no call at all, with a `wake_at` of 0
         self.lost_calls = self.lost_events = 0
         self.skipped_calls = self.suppressed_calls = self.failures = 0
-        self.task_name: Callable[[], str | None] = lambda: None
+        self.task_name: Callable[[], str | None] | None = None  # where the program uses asyncio
         self.elsewhere: Callable[[], Remote | None] | None = None  # where another tracer of this process is
         self.wake: Callable[[], object] = lambda: None
-        self.wake_at = 1 << 60  # events waiting, from which on the dispatcher is woken early
+        self._wake_at = 1 << 60  # events waiting, from which on the dispatcher is woken early
+        self.wake_at = self._wake_at
         self.woken = False
         self.strict = False  # our own tests: internal errors are raised
 
@@ -251,6 +280,7 @@ class Recorder:
         failed, wait_for_room, begin, rate = self._failed, self._wait_for_room, self._begin, target.rate
         max_result = min(max_string, room_for(("",)))
         takes_scalars = scalar_results is not None and max_result >= unchecked
+        high, low, highest, lowest = _COMPACT, -_COMPACT, PLAIN_INT, -PLAIN_INT
         here = self._here
         signature: tuple[tuple[str, ...] | None, int, int] = (None, 0, -1)
 
@@ -273,7 +303,7 @@ class Recorder:
                     return -1
                 return length
             if kind is int:
-                return 0 if -PLAIN_INT < value < PLAIN_INT else -1
+                return 0 if lowest < value < highest else -1
             return 0 if value is None or kind is bool or (kind is float and value - value == 0.0) else -1
 
         def enter(names: tuple[str, ...], values: tuple[Any, ...]) -> Flow | None:
@@ -312,23 +342,22 @@ class Recorder:
                     state.skipped_calls += 1
                     return None
                 waiting = len(queue)
-                if waiting >= state.wake_at:
-                    if state.rate < 0:  # switched off in the midst of this trace
-                        state.skipped_calls += 1
-                        return None
-                    if not state.woken:
-                        state.woken = True
-                        state.wake()
-                if (
-                    waiting >= state.max_events or state.queued_bytes - state.drained_bytes >= state.max_bytes
-                ) and not wait_for_room():
-                    state.lost_calls += 1
-                    state.lost_events += 2
-                    next_seq()
-                    next_seq()
-                    flow = (above, -1, 0, None, 0, None)
-                    set_current(LOST)
-                    return flow
+                if waiting >= state.look_at or state.queued_bytes >= state.full_at:
+                    if waiting >= state.wake_at:
+                        if state.rate < 0:  # switched off in the midst of this trace
+                            state.skipped_calls += 1
+                            return None
+                        if not state.woken:
+                            state.woken = True
+                            state.wake()
+                    if (waiting >= state.max_events or state.queued_bytes >= state.full_at) and not wait_for_room():
+                        state.lost_calls += 1
+                        state.lost_events += 2
+                        next_seq()
+                        next_seq()
+                        flow = (above, -1, 0, None, 0, None)
+                        set_current(LOST)
+                        return flow
                 payload: Any = NOT_CAPTURED
                 size = RECORD_BYTES
                 if takes_arguments:
@@ -348,7 +377,7 @@ class Recorder:
                                     payload = None
                                     break
                         elif kind is int:
-                            if not -PLAIN_INT < value < PLAIN_INT:
+                            if not (low < value < high or lowest < value < highest):
                                 payload = None
                                 break
                         elif value is not None and kind is not bool and (kind is not float or value - value != 0.0):
@@ -357,7 +386,7 @@ class Recorder:
                     if payload is None or size > most:
                         payload = encode_arguments(by_name(names, values))
                         size = RECORD_BYTES + len(payload)
-                task = state.task_name()
+                task = None if state.task_name is None else state.task_name()
                 thread = me.id
                 span = next_seq()
                 trace: Any
@@ -397,6 +426,9 @@ class Recorder:
             if flow is None:
                 return
             above, span, trace, parent, started, task = flow
+            if span < 0:
+                set_current(above)
+                return
             now, kind, payload, size = started, EXIT, NO_RESULT, NO_RESULT_BYTES
             me, busy, seq = None, False, -1
             try:
@@ -504,6 +536,7 @@ class Recorder:
             raise error
 
 
+_COMPACT = (1 << 30) - 1  # ints of one digit, which CPython compares in half the time
 _sleep = time.sleep
 _NO_SCALARS = Scalars(0, 0, 0, lambda text: False, lambda names: -1)
 

@@ -255,7 +255,8 @@ def test_program_that_leaves_no_room_loses_nothing(
     place: str, pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where the recursion limit strikes the dispatcher, it goes on with what it had at hand."""  # faults C7, T9
-    owner, name = {"line": (Lines, "line"), "offer": (Lane, "offer"), "report": (Dispatcher, "_report_losses")}[place]
+    lines = pipeline.dispatcher._lines
+    owner, name = {"line": (lines, "line"), "offer": (Lane, "offer"), "report": (Dispatcher, "_report_losses")}[place]
     unharmed, calls = getattr(owner, name), itertools.count()
 
     def struck(*args: Any) -> Any:
@@ -559,16 +560,17 @@ def test_what_is_open_at_the_end_is_decided(is_failed: bool, keeping: Pipeline) 
 @pytest.mark.parametrize(
     ("owner", "name", "is_done"),
     [
-        (Lines, "line", False),
+        (None, "line", False),
         (Lane, "offer", False),
         *((Keeper, name, is_done) for name in ("take", "settle", "end", "batch", "sent") for is_done in (False, True)),
     ],
 )
 def test_program_that_leaves_no_room_doubles_nothing_that_is_kept(
-    owner: type, name: str, is_done: bool, keeping: Pipeline, monkeypatch: pytest.MonkeyPatch
+    owner: type | None, name: str, is_done: bool, keeping: Pipeline, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An error between the queue and the lanes, before or after a step: what was at hand goes on."""  # faults C7, T9
-    unharmed, calls, strikes = getattr(owner, name), itertools.count(), {1, 3, 6, 10, 15, 21, 28}
+    of = owner or keeping.dispatcher._lines
+    unharmed, calls, strikes = getattr(of, name), itertools.count(), {1, 3, 6, 10, 15, 21, 28}
 
     def struck(*args: Any) -> Any:
         is_struck = next(calls) in strikes
@@ -579,7 +581,7 @@ def test_program_that_leaves_no_room_doubles_nothing_that_is_kept(
             raise RecursionError
         return result
 
-    monkeypatch.setattr(owner, name, struck)
+    monkeypatch.setattr(of, name, struck)
     sinks = MemorySink(), MemorySink()
     keeping.start(*sinks)
     for _ in range(20):
