@@ -233,12 +233,8 @@ class Lines:
         """The function that makes lines; what it looks up again and again are cells of it."""
         value, void, offset_ns = self._value, self._void, self._wall_offset_ns
         static, traces, spans, endings = self._static.get, self._traces.get, self._spans.get, self._endings.get
-        add_static, add_trace, add_span, add_ending = (
-            self._add_static,
-            self._add_trace,
-            self._add_span,
-            self._add_ending,
-        )
+        add_static, add_ending = self._add_static, self._add_ending
+        add_trace, add_span = self._add_trace, self._add_span
         statement, dumps = self._statement, orjson.dumps
         since_ns = until_ns = 0
         millis = b""

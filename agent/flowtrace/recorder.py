@@ -225,6 +225,7 @@ class Recorder:
         self.current: contextvars.ContextVar[Current | None] = contextvars.ContextVar("flowtrace", default=None)
         self.targets: list[Target] = []
         self.limits: list[Limit] = []
+        self._makers: dict[int, Callable[[Target, int], Functions]] = {}
         self.forked: Callable[[], object] = self.reset  # makes a child its own that was forked past Python's hooks
         self._here = _wiped_on_fork()
         self.stuck_since = -1  # the `moved_ns` after which nothing moved for too long
@@ -269,28 +270,37 @@ class Recorder:
         """The enter and leave functions of ``target``, which from now on is in ``targets``."""
         index = len(self.targets)
         self.targets.append(target)
-        queue, push, clock = self.queue, self.queue.append, self.clock
+        key = id(target.encoder)  # its maker keeps it alive
+        if key not in self._makers:
+            self._makers[key] = self._maker(target.encoder)
+        enter, leave = self._makers[key](target, index)
+        if target.max_per_second is not None:
+            enter = self._limited(Limit(target, target.max_per_second), enter)
+        place = target.module, target.qualname, target.line
+        return Functions(named(enter, name_of("enter", *place)), named(leave, name_of("leave", *place)))
+
+    def _maker(self, encoder: Encodes) -> Callable[[Target, int], Functions]:
+        """Makes the functions of targets that share an encoder.
+
+        What they have in common are the very same cells: where thousands of functions take turns, what calls touch
+        has to be fetched from memory, and this halves it.
+        """
+        queue, push, clock, here = self.queue, self.queue.append, self.clock, self._here
         state, local, new_thread = self.state, self._local, self.thread
         current, set_current, next_seq = self.current.get, self.current.set, self.seq.__next__
-        encoder = target.encoder
+        failed, wait_for_room, begin = self._failed, self._wait_for_room, self._begin
         encode_arguments, encode_result, encode_exception = encoder.arguments, encoder.result, encoder.exception
-        takes_arguments, takes_result = target.args, target.result
         scalar_arguments, scalar_results = encoder.scalar_arguments, encoder.scalar_results
         max_string, unchecked, unchecked_word, is_clean, room_for = scalar_arguments or scalar_results or _NO_SCALARS
-        failed, wait_for_room, begin, rate = self._failed, self._wait_for_room, self._begin, target.rate
         max_result = min(max_string, room_for(("",)))
         takes_scalars = scalar_results is not None and max_result >= unchecked
         high, low, highest, lowest = _COMPACT, -_COMPACT, PLAIN_INT, -PLAIN_INT
-        here = self._here
-        signature: tuple[tuple[str, ...] | None, int, int] = (None, 0, -1)
 
-        def signed(names: tuple[str, ...]) -> tuple[tuple[str, ...], int, int]:
+        def signature_of(names: tuple[str, ...]) -> tuple[tuple[str, ...], int, int]:
             """The names, and what arguments take on the queue: without the characters of texts, and at most."""
-            nonlocal signature
             room = room_for(names) if scalar_arguments is not None else -1
             size = RECORD_BYTES + SCALAR_BYTES * len(names)
-            signature = new = (names, size, size + room)
-            return new
+            return names, size, size + room
 
         def scalar_size(value: Any) -> int:
             """How many characters of text a result has that may be queued as it is; -1: it has to be encoded."""
@@ -306,173 +316,193 @@ class Recorder:
                 return 0 if lowest < value < highest else -1
             return 0 if value is None or kind is bool or (kind is float and value - value == 0.0) else -1
 
-        def enter(names: tuple[str, ...], values: tuple[Any, ...]) -> Flow | None:
-            flow: Flow | None = None
-            me = None
-            try:
-                if not here[0]:  # 10 ns; os.getpid takes 180
-                    self.forked()
+        def make(target: Target, index: int) -> Functions:
+            takes_arguments, takes_result, rate = target.args, target.result, target.rate
+            signature: tuple[tuple[str, ...] | None, int, int] = (None, 0, -1)
+
+            def enter(names: tuple[str, ...], values: tuple[Any, ...]) -> Flow | None:
+                nonlocal signature
+                flow: Flow | None = None
+                me = None
                 try:
-                    me = local.me
-                except AttributeError:
-                    me = new_thread()
-                if me.busy:
-                    me = None  # the guard is another's to lift
-                    state.suppressed_calls += 1
-                    return None
-                me.busy = True
-                me.raised = None
-                above: Any = current()
-                entry = None
-                if above is None or above[1] is None:
-                    if above is not None or (state.rate if rate is None else rate) < 1.0 or state.elsewhere is not None:
-                        entry = begin(above, rate)
-                        if entry is None:
-                            state.skipped_calls += 1
-                            flow = (above, -1, 0, None, 0, None)
-                            set_current(SKIPPED)
-                            return flow
-                elif above is LOST:
-                    state.lost_calls += 1
-                    state.lost_events += 2  # its EXIT will not be recorded either
-                    next_seq()
-                    next_seq()
-                    return None
-                elif above is SKIPPED:
-                    state.skipped_calls += 1
-                    return None
-                waiting = len(queue)
-                if waiting >= state.look_at or state.queued_bytes >= state.full_at:
-                    if waiting >= state.wake_at:
-                        if state.rate < 0:  # switched off in the midst of this trace
-                            state.skipped_calls += 1
-                            return None
-                        if not state.woken:
-                            state.woken = True
-                            state.wake()
-                    if (waiting >= state.max_events or state.queued_bytes >= state.full_at) and not wait_for_room():
+                    if not here[0]:  # 10 ns; os.getpid takes 180
+                        self.forked()
+                    try:
+                        me = local.me
+                    except AttributeError:
+                        me = new_thread()
+                    if me.busy:
+                        me = None  # the guard is another's to lift
+                        state.suppressed_calls += 1
+                        return None
+                    me.busy = True
+                    me.raised = None
+                    above: Any = current()
+                    entry = None
+                    if above is None or above[1] is None:
+                        if (
+                            above is not None
+                            or (state.rate if rate is None else rate) < 1.0
+                            or state.elsewhere is not None
+                        ):
+                            entry = begin(above, rate)
+                            if entry is None:
+                                state.skipped_calls += 1
+                                flow = (above, -1, 0, None, 0, None)
+                                set_current(SKIPPED)
+                                return flow
+                    elif above is LOST:
                         state.lost_calls += 1
-                        state.lost_events += 2
+                        state.lost_events += 2  # its EXIT will not be recorded either
                         next_seq()
                         next_seq()
-                        flow = (above, -1, 0, None, 0, None)
-                        set_current(LOST)
-                        return flow
-                payload: Any = NOT_CAPTURED
-                size = RECORD_BYTES
-                if takes_arguments:
-                    known, size, most = signature
-                    if known is not names:
-                        _, size, most = signed(names)
-                    payload = values if size <= most else None
-                    for value in values:
-                        kind: Any = type(value)
-                        if kind is str and value.isascii():
-                            length = len(value)
-                            if length > unchecked:
-                                size += length
-                                if length > max_string or not (
-                                    (length <= unchecked_word and value.isalnum()) or is_clean(value)
-                                ):
+                        return None
+                    elif above is SKIPPED:
+                        state.skipped_calls += 1
+                        return None
+                    waiting = len(queue)
+                    if waiting >= state.look_at or state.queued_bytes >= state.full_at:
+                        if waiting >= state.wake_at:
+                            if state.rate < 0:  # switched off in the midst of this trace
+                                state.skipped_calls += 1
+                                return None
+                            if not state.woken:
+                                state.woken = True
+                                state.wake()
+                        if (waiting >= state.max_events or state.queued_bytes >= state.full_at) and not wait_for_room():
+                            state.lost_calls += 1
+                            state.lost_events += 2
+                            next_seq()
+                            next_seq()
+                            flow = (above, -1, 0, None, 0, None)
+                            set_current(LOST)
+                            return flow
+                    payload: Any = NOT_CAPTURED
+                    size = RECORD_BYTES
+                    if takes_arguments:
+                        known, size, most = signature
+                        if known is not names:
+                            signature = _, size, most = signature_of(names)
+                        payload = values if size <= most else None
+                        for value in values:
+                            kind: Any = type(value)
+                            if kind is str and value.isascii():
+                                length = len(value)
+                                if length > unchecked:
+                                    size += length
+                                    if length > max_string or not (
+                                        (length <= unchecked_word and value.isalnum()) or is_clean(value)
+                                    ):
+                                        payload = None
+                                        break
+                            elif kind is int:
+                                if not (low < value < high or lowest < value < highest):
                                     payload = None
                                     break
-                        elif kind is int:
-                            if not (low < value < high or lowest < value < highest):
+                            elif value is not None and kind is not bool and (kind is not float or value - value != 0.0):
                                 payload = None
                                 break
-                        elif value is not None and kind is not bool and (kind is not float or value - value != 0.0):
-                            payload = None
-                            break
-                    if payload is None or size > most:
-                        payload = encode_arguments(by_name(names, values))
-                        size = RECORD_BYTES + len(payload)
-                task = None if state.task_name is None else state.task_name()
-                thread = me.id
-                span = next_seq()
-                trace: Any
-                parent: Any
-                request = None
-                if entry is not None:
-                    if entry.trace is None:
-                        entry.trace = span
-                    trace, parent, request = entry.trace, entry.parent, entry.describe()
-                elif above is None:
-                    trace, parent = span, None
-                else:
-                    trace, parent = above
-                now = clock()
-                flow = (above, span, trace, parent, now, task)
-                state.queued_bytes += size
-                push((ENTER, index, span, now, thread, task, trace, parent, payload, request, names, size))
-                set_current((trace, span))
-                return flow
-            except BaseException as error:  # noqa: BLE001  # the gate decides what goes on
-                if flow is not None:
-                    above, span, trace, parent, now, task = flow
-                    set_current(above)
-                    if span >= 0:  # admitted: the pair is closed whatever happens
-                        state.queued_bytes += NO_RESULT_BYTES
-                        push((
-                            EXIT, index, next_seq(), now, 0, task, trace, parent, NO_RESULT, span, 0, None, "abandoned",
-                            NO_RESULT_BYTES,
-                        ))  # fmt: skip
-                failed(error)
-                return None
-            finally:
-                if me is not None:
-                    me.busy = False
-
-        def leave(flow: Flow | None, result: Any, active_ns: int | None = None, ended: str | None = None) -> None:
-            if flow is None:
-                return
-            above, span, trace, parent, started, task = flow
-            if span < 0:
-                set_current(above)
-                return
-            now, kind, payload, size = started, EXIT, NO_RESULT, NO_RESULT_BYTES
-            me, busy, seq = None, False, -1
-            try:
-                set_current(above)  # first of all: what a signal handler raises must not keep it from being done
-                now = clock()
-                try:
-                    me = local.me
-                except AttributeError:
-                    me = new_thread()
-                busy, me.busy = me.busy, True
-                if result is Raised and not ended:
-                    kind = EXCEPTION
-                    error = sys.exception()
-                    text = _same_exception(me, error) or _new_exception(me, error, encode_exception)
-                    payload, size = text, len(text) + RECORD_BYTES  # both or neither
-                elif not takes_result:
-                    payload, size = NOT_CAPTURED, RECORD_BYTES
-                elif result is not None and not ended and span >= state.first:
-                    length = scalar_size(result) if takes_scalars else -1
-                    if length >= 0:
-                        payload, size = result, length + RECORD_BYTES + SCALAR_BYTES
+                        if payload is None or size > most:
+                            payload = encode_arguments(by_name(names, values))
+                            size = RECORD_BYTES + len(payload)
+                    task = None if state.task_name is None else state.task_name()
+                    thread = me.id
+                    span = next_seq()
+                    trace: Any
+                    parent: Any
+                    request = None
+                    if entry is not None:
+                        if entry.trace is None:
+                            entry.trace = span
+                        trace, parent, request = entry.trace, entry.parent, entry.describe()
+                    elif above is None:
+                        trace, parent = span, None
                     else:
-                        text = encode_result(result)
-                        payload, size = text, len(text) + RECORD_BYTES
-                if span >= state.first:
-                    seq = next_seq()
-            except BaseException as error:  # noqa: BLE001
-                failed(error)
-            finally:  # after each call a signal handler may raise: so the guard goes first, and one call does the rest
-                if me is not None:
-                    me.busy = busy
-                if span >= state.first:
+                        trace, parent = above
+                    now = clock()
+                    flow = (above, span, trace, parent, now, task)
                     state.queued_bytes += size
-                    push((
-                        kind, index, next_seq() if seq < 0 else seq, now, me.id if me else 0, task, trace, parent,
-                        payload, span, now - started, active_ns, ended, size,
-                    ))  # fmt: skip
+                    push((ENTER, index, span, now, thread, task, trace, parent, payload, request, names, size))
+                    set_current((trace, span))
+                    return flow
+                except BaseException as error:  # noqa: BLE001  # the gate decides what goes on
+                    if flow is not None:
+                        above, span, trace, parent, now, task = flow
+                        set_current(above)
+                        if span >= 0:  # admitted: the pair is closed whatever happens
+                            state.queued_bytes += NO_RESULT_BYTES
+                            push((
+                                EXIT, index, next_seq(), now, 0, task, trace, parent, NO_RESULT, span, 0, None,
+                                "abandoned", NO_RESULT_BYTES,
+                            ))  # fmt: skip
+                    failed(error)
+                    return None
+                finally:
+                    if me is not None:
+                        me.busy = False
+
+            def leave(flow: Flow | None, result: Any, active_ns: int | None = None, ended: str | None = None) -> None:
+                if flow is None:
+                    return
+                above, span, trace, parent, started, task = flow
+                if span < 0:
+                    set_current(above)
+                    return
+                now, kind, payload, size = started, EXIT, NO_RESULT, NO_RESULT_BYTES
+                me, busy, seq = None, False, -1
+                try:
+                    set_current(above)  # first of all: what a signal handler raises must not keep it from being done
+                    now = clock()
+                    try:
+                        me = local.me
+                    except AttributeError:
+                        me = new_thread()
+                    busy, me.busy = me.busy, True
+                    if result is Raised and not ended:
+                        kind = EXCEPTION
+                        error = sys.exception()
+                        text = _same_exception(me, error) or _new_exception(me, error, encode_exception)
+                        payload, size = text, len(text) + RECORD_BYTES  # both or neither
+                    elif not takes_result:
+                        payload, size = NOT_CAPTURED, RECORD_BYTES
+                    elif result is not None and not ended and span >= state.first:
+                        length = scalar_size(result) if takes_scalars else -1
+                        if length >= 0:
+                            payload, size = result, length + RECORD_BYTES + SCALAR_BYTES
+                        else:
+                            text = encode_result(result)
+                            payload, size = text, len(text) + RECORD_BYTES
+                    if span >= state.first:
+                        seq = next_seq()
+                except BaseException as error:  # noqa: BLE001
+                    failed(error)
+                finally:  # after each call a signal handler may raise: the guard goes first, one call does the rest
+                    if me is not None:
+                        me.busy = busy
+                    if span >= state.first:
+                        state.queued_bytes += size
+                        push((
+                            kind, index, next_seq() if seq < 0 else seq, now, me.id if me else 0, task, trace, parent,
+                            payload, span, now - started, active_ns, ended, size,
+                        ))  # fmt: skip
+
+            return Functions(enter, leave)
+
+        return make
+
+    def _limited(self, limit: Limit, enter: Callable[..., Any]) -> Callable[..., Any]:
+        """``enter``, for calls that the limit admits."""
+        state, clock, current, set_current = self.state, self.clock, self.current.get, self.current.set
+        failed = self._failed
+        self.limits.append(limit)
 
         def enter_within(names: tuple[str, ...], values: tuple[object, ...]) -> Flow | None:
             flow: Flow | None = None
             try:
                 above = current()
                 if above is LOST or above is SKIPPED or limit.admits(clock()):
-                    return enter(names, values)
+                    result: Flow | None = enter(names, values)
+                    return result
                 limit.left_out += 1
                 state.skipped_calls += 1
                 flow = (above, -1, 0, None, 0, None)
@@ -484,17 +514,7 @@ class Recorder:
                 failed(error)
                 return None
 
-        def name(part: str) -> str:
-            return name_of(part, target.module, target.qualname, target.line)
-
-        admitted = enter
-        if target.max_per_second is not None:
-            limit = Limit(target, target.max_per_second)
-            self.limits.append(limit)
-            admitted = enter_within
-        named(admitted, name("enter"))
-        named(leave, name("leave"))
-        return Functions(admitted, leave)
+        return enter_within
 
     def _begin(self, above: Any, rate: float | None) -> Entry | None:
         """What a call below no other is part of; None where its trace is not recorded."""
