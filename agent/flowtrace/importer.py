@@ -13,13 +13,14 @@ Three doors, each opened once and closed again by `Importer.remove`:
 from __future__ import annotations
 
 import _frozen_importlib_external as external
+import _imp
 import contextlib
 import functools
 import os
 import sys
 import types
 import zipimport
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from importlib.machinery import ModuleSpec, SourceFileLoader
 from typing import Any, Protocol
 
@@ -229,13 +230,32 @@ def _wrapt_importer() -> Any:
 
     Its loader stands between importlib's frames; under importlib's name it is cut out of tracebacks as these are.
     """
-    import wrapt.importer
+    with _import_lock_released():
+        import wrapt.importer
 
     for name in ("_self_exec_module", "_self_load_module"):
         function: Any = getattr(wrapt.importer._ImportHookChainedLoader, name, None)
         if type(function) is types.FunctionType:
             function.__code__ = function.__code__.replace(co_filename=_IMPORTLIB)
     return wrapt.importer
+
+
+@contextlib.contextmanager
+def _import_lock_released() -> Iterator[None]:
+    """Give back the lock that importlib asks finders under, meanwhile.
+
+    A fork takes it too, after its hooks: that of `logging` holds a lock that what is imported here waits for.
+    """
+    held = 0
+    with contextlib.suppress(RuntimeError):  # when it is no longer held by this thread
+        while True:
+            _imp.release_lock()
+            held += 1
+    try:
+        yield
+    finally:
+        for _ in range(held):
+            _imp.acquire_lock()
 
 
 def _pass_by_ours(bdb: Any) -> None:

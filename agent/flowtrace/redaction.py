@@ -134,7 +134,17 @@ class Redactor:
         ConfigError: a pattern does not compile, matches the empty text or can take exponential time.
     """
 
-    __slots__ = ("_defaults", "_finders", "_globs", "_known", "_known_backwards", "_names", "_pairs", "_patterns")
+    __slots__ = (
+        "_defaults",
+        "_examined",
+        "_finders",
+        "_globs",
+        "_known",
+        "_known_backwards",
+        "_names",
+        "_pairs",
+        "_patterns",
+    )
 
     def __init__(self, *, names: Iterable[str] = (), patterns: Iterable[str] = (), defaults: bool = True) -> None:
         squashed = {squash(name, keep="*"): name for name in names}
@@ -146,6 +156,7 @@ class Redactor:
         self._finders = tuple(self._all_finders())
         self._known: dict[int, bool] = {}  # by hash of the name: no text of the program is kept alive
         self._known_backwards: dict[int, bool] = {}
+        self._examined: dict[int, bool] = {}  # the same of texts
 
     @property
     def unchecked(self) -> int:
@@ -233,10 +244,31 @@ class Redactor:
     def is_clean(self, text: str) -> bool:
         """True where ``scrub`` is sure to return the text as it is: the quick test that spares most texts the rest.
 
-        Measured: 140 ns for 10 characters, 700 ns for a sentence of 56, 500 ns for each ``=`` or ``:`` behind a word.
+        Measured: 100 ns for a word, 200 ns for words, 150 ns for a text that was met before, else 700 ns for a sentence
+        of 56 with signs in it, 500 ns for each ``=`` or ``:`` behind a word.
         """
         if self._patterns or len(text) > MAX_TEXT:
             return False
+        words = text.replace(" ", "")
+        if words.isalnum():  # what else is looked for has signs in it
+            return not (
+                self._defaults
+                and len(text) >= SHORTEST_FORM
+                and (
+                    "earer " in text
+                    or "asic " in text
+                    or ("A" in text and _has_cloud_key(text))
+                    or ("K" in text and "SK" in text)
+                    or (not words.isalpha() and _has_digit_run(text))
+                )
+            )
+        number = hash(text)
+        known = self._examined.get(number)
+        if known is None:
+            known = _remember(self._examined, number, self._examine(text))
+        return known
+
+    def _examine(self, text: str) -> bool:
         if self._pairs:
             if "=" in text and any(map(self._is_secret_backwards, _BEFORE_EQUALS.findall(text[::-1]))):
                 return False
@@ -257,19 +289,14 @@ class Redactor:
         return not (
             ("_" in text and (_UNDERSCORE_RUN.search(text) or "whsec_" in text or "_pat_" in text or "_eyJ" in text))
             or ("-" in text and _AFTER_DASH.search(text))
-            or (
-                "A" in text and ("AKIA" in text or "ASIA" in text or "AIza" in text or "ABIA" in text or "ACCA" in text)
-            )
+            or ("A" in text and _has_cloud_key(text))
             or ("." in text and ("eyJ" in text or "ya29." in text or "SG." in text or "hv" in text or "slack" in text))
             or (":" in text and (":A" in text or ("@" in text and "://" in text)))
             or "earer " in text
             or "asic " in text
             or ("K" in text and "SK" in text)
             or ("~" in text and "Q~" in text)
-            or (
-                (len(text) < 40 or len(text.encode("ascii", "ignore").translate(None, _NO_DIGITS)) >= SHORTEST_FORM)
-                and _DIGIT_RUN.search(text)
-            )
+            or _has_digit_run(text)
         )
 
     def _is_secret_backwards(self, backwards: str) -> bool:
@@ -374,6 +401,16 @@ def _ends(name: str) -> str:
 def _is_placeholder(value: str, name: str) -> bool:
     """Whether nothing is hidden here: no value, ``[redacted]``, or ``--password PASSWORD`` in a usage message."""
     return value.lower() in _NOTHING or not value or squash(value) in squash(name)
+
+
+def _has_cloud_key(text: str) -> bool:
+    return "AKIA" in text or "ASIA" in text or "AIza" in text or "ABIA" in text or "ACCA" in text
+
+
+def _has_digit_run(text: str) -> bool:
+    if len(text) >= 40 and len(text.encode("ascii", "ignore").translate(None, _NO_DIGITS)) < SHORTEST_FORM:
+        return False
+    return _DIGIT_RUN.search(text) is not None
 
 
 def _bounded(text: str) -> str:
