@@ -328,7 +328,7 @@ def test_the_work_does_not_grow_with_the_value(make: Callable[[int], object], sm
 def test_what_is_read_counts_even_if_it_is_not_shown(make: Callable[[], object]) -> None:
     """The bytes of a call bound its work: private fields, names, hidden values and whatever takes few bytes to show."""
     # fault U5
-    assert calls_made(make(), max_bytes=8192) < 20_000
+    assert calls_made(make(), max_bytes=8192) < 22_000
     assert calls_made(make(), max_bytes=1024) < 4_000
 
 

@@ -165,7 +165,6 @@ def test_children_forked_in_the_midst_of_collections_begin_with_start(
     assert all(account.missing == 0 and account.calls for account in result.accounts)
 
 
-@pytest.mark.xfail(reason="the first target is imported under the lock that forks wait for", strict=True)
 def test_thread_forks_while_the_first_target_is_imported(
     run_traced: Callable[..., Ended], write: Callable[[str, str], Path]
 ) -> None:
