@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import argparse
 import ast
+import asyncio  # noqa: F401  # as most programs do: then each call asks for the current task
 import collections
 import copy
 import itertools
