@@ -11,7 +11,7 @@ import contextlib
 import os
 import platform
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import orjson
@@ -233,9 +233,8 @@ class Agent:
             state.max_events, state.rate = -1, -1.0
 
     def _name_tasks(self) -> None:
-        state = self.recorder.state
-        if state.task_name is None:
-            state.task_name = _task_name(state)
+        if self.recorder.state.in_loop is None:
+            _name_tasks(self.recorder.state)
 
     def _open(self) -> None:
         """Threads and sinks of this process."""
@@ -362,23 +361,19 @@ def _finalize_last(agent: Agent) -> None:
     sys.modules["multiprocessing.util"].Finalize(None, agent.stop, exitpriority=-100)
 
 
-def _task_name(state: Any) -> Callable[[], str | None]:
-    """The name of the current asyncio task, as soon as the program has imported all of asyncio; 90 ns inside a task."""
+def _name_tasks(state: Any) -> None:
+    """Have calls ask for the name of the current asyncio task, as soon as all of asyncio is imported."""
     modules = sys.modules
 
-    def before() -> str | None:
-        tasks = modules.get("asyncio.tasks")
-        current_task = getattr(tasks, "current_task", None)
+    def not_yet() -> object:
+        current_task = getattr(modules.get("asyncio.tasks"), "current_task", None)
         if current_task is None:
             return None
-        get_loop = modules["asyncio.events"]._get_running_loop
-        name_of = tasks.Task.get_name  # type: ignore[union-attr]
+        in_loop = modules["asyncio.events"]._get_running_loop
+        name_of = modules["asyncio.tasks"].Task.get_name
 
         def name() -> str | None:
-            loop = get_loop()
-            if loop is None:
-                return None
-            task = current_task(loop)
+            task = current_task(in_loop())
             if task is None:
                 return None
             try:
@@ -387,7 +382,7 @@ def _task_name(state: Any) -> Callable[[], str | None]:
                 return None  # a task class of another event loop
             return text
 
-        state.task_name = name
-        return name()
+        state.task_name, state.in_loop = name, in_loop
+        return in_loop()
 
-    return before
+    state.in_loop = not_yet

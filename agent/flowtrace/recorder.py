@@ -40,9 +40,9 @@ SKIPPED: Current = ("skipped", 0)
 
 MAX_UNTRACED_FRAMES = 16  # between two traced ones, for an exception to be known again
 RECORD_BYTES = 300  # of a record beside its payload: the tuple, its ints and the head of its bytes, as allocated
+CALL_BYTES = 2 * RECORD_BYTES  # an ENTER counts for its end as well, which is sure to come; that counts for its payload
 SCALAR_BYTES = 64  # of a scalar on the queue, beside the characters of a text
 MADV_WIPEONFORK = 18
-NO_RESULT_BYTES = len(NO_RESULT) + RECORD_BYTES
 
 
 class Encodes(Protocol):
@@ -159,8 +159,8 @@ class State:
 
     __slots__ = (
         "_drained_bytes", "_max_bytes", "_max_events", "_wake_at", "block_ns", "elsewhere", "failures", "first",
-        "full_at", "look_at", "lost_calls", "lost_events", "moved_ns", "queued_bytes", "rate", "skipped_calls",
-        "strict", "suppressed_calls", "task_name", "wake", "woken",
+        "full_at", "in_loop", "look_at", "lost_calls", "lost_events", "moved_ns", "queued_bytes", "rate",
+        "skipped_calls", "strict", "suppressed_calls", "task_name", "wake", "woken",
     )  # fmt: skip
     drained_bytes, max_events, max_bytes, wake_at = _Bound(), _Bound(), _Bound(), _Bound()
     _drained_bytes: int
@@ -181,7 +181,8 @@ class State:
         self.rate = 1.0  # share of traces that is recorded; below 0: no call at all, with a `wake_at` of 0
         self.lost_calls = self.lost_events = 0
         self.skipped_calls = self.suppressed_calls = self.failures = 0
-        self.task_name: Callable[[], str | None] | None = None  # where the program uses asyncio
+        self.in_loop: Callable[[], object] | None = None  # where the program uses asyncio: the loop that runs, or None
+        self.task_name: Callable[[], str | None] = lambda: None
         self.elsewhere: Callable[[], Remote | None] | None = None  # where another tracer of this process is
         self.wake: Callable[[], object] = lambda: None
         self._wake_at = 1 << 60  # events waiting, from which on the dispatcher is woken early
@@ -299,7 +300,7 @@ class Recorder:
         def signature_of(names: tuple[str, ...]) -> tuple[tuple[str, ...], int, int]:
             """The names, and what arguments take on the queue: without the characters of texts, and at most."""
             room = room_for(names) if scalar_arguments is not None else -1
-            size = RECORD_BYTES + SCALAR_BYTES * len(names)
+            size = CALL_BYTES + SCALAR_BYTES * len(names)
             return names, size, size + room
 
         def scalar_size(value: Any) -> int:
@@ -348,7 +349,7 @@ class Recorder:
                             entry = begin(above, rate)
                             if entry is None:
                                 state.skipped_calls += 1
-                                flow = (above, -1, 0, None, 0, None)
+                                flow = (above, -1, 0, None, 0, None, me)
                                 set_current(SKIPPED)
                                 return flow
                     elif above is LOST:
@@ -374,11 +375,11 @@ class Recorder:
                             state.lost_events += 2
                             next_seq()
                             next_seq()
-                            flow = (above, -1, 0, None, 0, None)
+                            flow = (above, -1, 0, None, 0, None, me)
                             set_current(LOST)
                             return flow
                     payload: Any = NOT_CAPTURED
-                    size = RECORD_BYTES
+                    size = CALL_BYTES
                     if takes_arguments:
                         known, size, most = signature
                         if known is not names:
@@ -404,9 +405,10 @@ class Recorder:
                                 break
                         if payload is None or size > most:
                             payload = encode_arguments(by_name(names, values))
-                            size = RECORD_BYTES + len(payload)
-                    task = None if state.task_name is None else state.task_name()
-                    thread = me.id
+                            size = CALL_BYTES + len(payload)
+                    task = None
+                    if state.in_loop is not None and state.in_loop() is not None:
+                        task = state.task_name()
                     span = next_seq()
                     trace: Any
                     parent: Any
@@ -420,20 +422,19 @@ class Recorder:
                     else:
                         trace, parent = above
                     now = clock()
-                    flow = (above, span, trace, parent, now, task)
+                    flow = (above, span, trace, parent, now, task, me)
                     state.queued_bytes += size
-                    push((ENTER, index, span, now, thread, task, trace, parent, payload, request, names, size))
+                    push((ENTER, index, span, now, me.id, task, trace, parent, payload, request, names, size))
                     set_current((trace, span))
                     return flow
                 except BaseException as error:  # noqa: BLE001  # the gate decides what goes on
                     if flow is not None:
-                        above, span, trace, parent, now, task = flow
+                        above, span, trace, parent, now, task, _ = flow
                         set_current(above)
                         if span >= 0:  # admitted: the pair is closed whatever happens
-                            state.queued_bytes += NO_RESULT_BYTES
                             push((
                                 EXIT, index, next_seq(), now, 0, task, trace, parent, NO_RESULT, span, 0, None,
-                                "abandoned", NO_RESULT_BYTES,
+                                "abandoned", 0,
                             ))  # fmt: skip
                     failed(error)
                     return None
@@ -444,45 +445,40 @@ class Recorder:
             def leave(flow: Flow | None, result: Any, active_ns: int | None = None, ended: str | None = None) -> None:
                 if flow is None:
                     return
-                above, span, trace, parent, started, task = flow
+                above, span, trace, parent, started, task, me = flow
                 if span < 0:
                     set_current(above)
                     return
-                now, kind, payload, size = started, EXIT, NO_RESULT, NO_RESULT_BYTES
-                me, busy, seq = None, False, -1
+                now, kind, payload, size, seq, busy = started, EXIT, NO_RESULT, 0, -1, me.busy
                 try:
                     set_current(above)  # first of all: what a signal handler raises must not keep it from being done
                     now = clock()
-                    try:
-                        me = local.me
-                    except AttributeError:
-                        me = new_thread()
-                    busy, me.busy = me.busy, True
+                    me.busy = True
                     if result is Raised and not ended:
                         kind = EXCEPTION
                         error = sys.exception()
                         text = _same_exception(me, error) or _new_exception(me, error, encode_exception)
-                        payload, size = text, len(text) + RECORD_BYTES  # both or neither
+                        payload, size = text, len(text)  # both or neither
                     elif not takes_result:
-                        payload, size = NOT_CAPTURED, RECORD_BYTES
+                        payload = NOT_CAPTURED
                     elif result is not None and not ended and span >= state.first:
                         length = scalar_size(result) if takes_scalars else -1
                         if length >= 0:
-                            payload, size = result, length + RECORD_BYTES + SCALAR_BYTES
+                            payload, size = result, length + SCALAR_BYTES
                         else:
                             text = encode_result(result)
-                            payload, size = text, len(text) + RECORD_BYTES
+                            payload, size = text, len(text)
                     if span >= state.first:
                         seq = next_seq()
                 except BaseException as error:  # noqa: BLE001
                     failed(error)
                 finally:  # after each call a signal handler may raise: the guard goes first, one call does the rest
-                    if me is not None:
-                        me.busy = busy
+                    me.busy = busy
                     if span >= state.first:
-                        state.queued_bytes += size
+                        if size:
+                            state.queued_bytes += size
                         push((
-                            kind, index, next_seq() if seq < 0 else seq, now, me.id if me else 0, task, trace, parent,
+                            kind, index, next_seq() if seq < 0 else seq, now, me.id, task, trace, parent,
                             payload, span, now - started, active_ns, ended, size,
                         ))  # fmt: skip
 
@@ -505,7 +501,7 @@ class Recorder:
                     return result
                 limit.left_out += 1
                 state.skipped_calls += 1
-                flow = (above, -1, 0, None, 0, None)
+                flow = (above, -1, 0, None, 0, None, None)
                 set_current(SKIPPED)
                 return flow
             except BaseException as error:  # noqa: BLE001

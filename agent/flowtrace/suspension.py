@@ -61,7 +61,7 @@ class Suspendable(NamedTuple):
 def suspendable(recorder: Recorder, functions: Functions) -> Suspendable:
     """What bodies that can be suspended call, on top of what any call."""
     enter_any, leave_any = functions
-    clock = recorder.clock
+    clock, thread = recorder.clock, recorder.thread
 
     def enter(names: tuple[str, ...], values: tuple[object, ...]) -> Suspended | None:
         flow = enter_any(names, values)
@@ -79,7 +79,7 @@ def suspendable(recorder: Recorder, functions: Functions) -> Suspendable:
         flow, active_ns, ended = suspended.flow, None, None
         try:
             resumed(suspended)
-            flow = (suspended.outer, *flow[1:])
+            flow = (suspended.outer, *flow[1:6], thread())
             active_ns = clock() - flow[4] - suspended.idle_ns
             ended = _ended(sys._getframe(1)) if result is Raised and type(sys.exception()) is GeneratorExit else None
         finally:

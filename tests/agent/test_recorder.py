@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 
 from flowtrace import recorder as recorder_module
 from flowtrace.events import ENTER, EXIT, Described, Ids, Lines
-from flowtrace.recorder import RECORD_BYTES, SCALAR_BYTES, SKIPPED, Entry, Functions, Recorder, Target
+from flowtrace.recorder import CALL_BYTES, RECORD_BYTES, SCALAR_BYTES, SKIPPED, Entry, Functions, Recorder, Target
 from flowtrace.redaction import Redactor
 from flowtrace.tracecontext import Remote
 from flowtrace.values import Encoder, Limits
@@ -119,7 +119,7 @@ def test_most_calls_have_nothing_to_encode() -> None:
     entered, left = recorder.queue
     assert entered[8] is values
     assert left[8] == "done"
-    assert recorder.state.queued_bytes == entered[-1] + left[-1] == 2 * RECORD_BYTES + 6 * SCALAR_BYTES + 34
+    assert recorder.state.queued_bytes == entered[-1] + left[-1] == CALL_BYTES + 6 * SCALAR_BYTES + 34
 
 
 LIFE = """
@@ -245,7 +245,7 @@ def test_the_bound_is_in_bytes_too() -> None:
 
     assert 0 < len(queue) < 200
     assert state.queued_bytes <= 100_000 + 2 * (RECORD_BYTES + 1_100)
-    assert state.queued_bytes == sum(len(record[8]) + RECORD_BYTES for record in queue)
+    assert state.queued_bytes == sum(record[-1] for record in queue)
     lost, state.drained_bytes = state.lost_calls, state.queued_bytes
     module.f("room again")
     assert state.lost_calls == lost
