@@ -304,12 +304,13 @@ class Dispatcher:
             lines, sent = [*map(self._lines.line, records)], records
         except Exception:  # noqa: BLE001  # which of them is it
             lines, sent = self._encoded_singly(records)
-        kinds = collections.Counter(map(_KIND, sent))
-        chunk = Chunk(Batch(self.new_id() if lines else "", lines), sent, kinds[ENTER])
+        kinds = [*map(_KIND, sent)]
+        calls = kinds.count(ENTER)
+        chunk = Chunk(Batch(self.new_id() if lines else "", lines), sent, calls)
         if len(sent) < len(records):
-            missing = collections.Counter(map(_KIND, records)) - kinds
-            self._losses.add("could not be encoded", missing.total(), calls=missing[ENTER])
-        self._open_calls += kinds[ENTER] - kinds[EXIT] - kinds[EXCEPTION]
+            lost_calls = [*map(_KIND, records)].count(ENTER) - calls
+            self._losses.add("could not be encoded", len(records) - len(sent), calls=lost_calls)
+        self._open_calls += calls - kinds.count(EXIT) - kinds.count(EXCEPTION)
         return chunk
 
     def _encoded_singly(self, records: list[Record]) -> tuple[list[bytes], list[Record]]:

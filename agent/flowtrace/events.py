@@ -9,7 +9,7 @@ added since comes after them.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 import orjson
 
@@ -82,6 +82,7 @@ class Statement(NamedTuple):
     size: int = 0
 
 
+_T = TypeVar("_T")
 Record: TypeAlias = tuple[Any, ...]  # the last element says how many bytes it counts for on the queue
 
 
@@ -224,17 +225,16 @@ class Lines:
         self._void = b'"void"' if values_as_text else b"null"
         # what lines of one function, of one call, and of calls near to each other have in common
         self._static: dict[int, tuple[bytes, bytes]] = {}
-        self._traces: dict[int | str, bytes] = {}
-        self._spans: dict[int | str | None, bytes] = {}
+        self._places: dict[int, _Place] = {}
         self._endings: dict[str | None, bytes] = {}
         self.line: Callable[[Record], bytes] = self._made()
 
     def _made(self) -> Callable[[Record], bytes]:
         """The function that makes lines; what it looks up again and again are cells of it."""
         value, void, offset_ns = self._value, self._void, self._wall_offset_ns
-        static, traces, spans, endings = self._static.get, self._traces.get, self._spans.get, self._endings.get
+        static, places, endings = self._static.get, self._places.get, self._endings.get
         add_static, add_ending = self._add_static, self._add_ending
-        add_trace, add_span = self._add_trace, self._add_span
+        add_place = self._add_place
         statement, dumps = self._statement, orjson.dumps
         since_ns = until_ns = 0
         millis = b""
@@ -262,9 +262,7 @@ class Lines:
                     head,
                     value(payload) if payload else b"null",
                     tail,
-                    traces(trace) or add_trace(trace),
-                    spans(span) or add_span(span),
-                    spans(parent) or add_span(parent),
+                    (places(span) or add_place(span, trace, parent))[0],
                     span,
                     endings(task) or add_ending(task),
                 )
@@ -289,9 +287,7 @@ class Lines:
                 took_ns // 1000,
                 took_ns // 1_000_000,
                 tail,
-                traces(trace) or add_trace(trace),
-                spans(span) or add_span(span),
-                spans(parent) or add_span(parent),
+                (places(span) or add_place(span, trace, parent))[0],
                 seq,
                 endings(task) or add_ending(task),
             )
@@ -315,22 +311,28 @@ class Lines:
         self._static[target] = head, b',"module":' + json_text(described.module)
         return self._static[target]
 
-    def _add_trace(self, number: int | str) -> bytes:
-        if type(number) is str:
-            return _remembered(self._traces, number, number.encode())
-        span = self._spans.get(number) or self._add_span(number)  # which the first call of the trace has, too
-        return _remembered(self._traces, number, self._ids.prefix(int(number)) + span[1:-1])
-
-    def _add_span(self, number: int | str | None) -> bytes:
-        text = b'"%016x"' % self._ids.mixed(number) if type(number) is int else b"null"
-        return _remembered(self._spans, number, b'"%b"' % number.encode() if type(number) is str else text)
+    def _add_place(self, span: int, trace: int | str, parent: int | str | None) -> _Place:
+        ids, above = self._ids, None
+        span_id = b"%016x" % ids.mixed(span)
+        if parent is None:
+            parent_id = b"null"
+        elif type(parent) is int:
+            above = self._places.get(parent)
+            parent_id = b'"%b"' % (above[2] if above else b"%016x" % ids.mixed(parent))
+        else:
+            parent_id = b'"%b"' % parent.encode()  # type: ignore[union-attr]
+        trace_id = ids.prefix(span) + span_id if trace == span else above[1] if above else ids.trace(trace).encode()
+        text = b',"traceId":"%b","spanId":"%b","parentId":%b,"seq":' % (trace_id, span_id, parent_id)
+        return _remembered(self._places, span, (text, trace_id, span_id))
 
     def _add_ending(self, task: str | None) -> bytes:
         named = b"" if task is None else b',"task":' + json_text(task)
         return _remembered(self._endings, task, b"%d%b" % (self._pid, named))
 
 
-_PLACE = b'%b,"traceId":"%b","spanId":%b,"parentId":%b,"seq":%d,"pid":%b}'
+_Place: TypeAlias = tuple[bytes, bytes, bytes]  # where a call is, as its lines say it, and the ids of trace and span
+
+_PLACE = b'%b%b%d,"pid":%b}'
 _HEAD = b'{"timestamp":%%b,"event":"%b","thread":"%%d"%%b"%b":%%b'
 _TOOK = b',"durationMicros":%d,"durationMillis":%d'
 _ENTER_LINE = _HEAD % (b"ENTER", b"args") + _PLACE
@@ -339,7 +341,7 @@ _EXCEPTION_LINE = _HEAD % (b"EXCEPTION", b"exception") + _TOOK + _PLACE
 _MAX_REMEMBERED = 4_096
 
 
-def _remembered(texts: dict[Any, bytes], key: object, text: bytes) -> bytes:
+def _remembered(texts: dict[Any, _T], key: object, text: _T) -> _T:
     if len(texts) >= _MAX_REMEMBERED:
         texts.clear()
     texts[key] = text
@@ -355,7 +357,8 @@ def json_text(text: str) -> bytes:
 
 
 def _as_text(payload: bytes) -> bytes:
-    return orjson.dumps(payload.decode())
+    """JSON as a JSON string; where it has nothing escaped itself, its quotes are all that is to be."""
+    return orjson.dumps(payload.decode()) if b"\\" in payload else b'"%b"' % payload.replace(b'"', b'\\"')
 
 
 def _as_json(payload: bytes) -> bytes:
