@@ -179,7 +179,8 @@ class Dispatcher:
         state, deadline = self._recorder.state, time.monotonic() + timeout_s
         queued = state.queued_bytes
         while self._is_running and state.drained_bytes < queued and time.monotonic() < deadline:
-            self._wakeup.put(None)
+            if self._wakeup.empty():
+                self._wakeup.put(None)
             time.sleep(POLL_S)
         for lane in self.lanes:
             lane.wait_idle(deadline)

@@ -9,7 +9,7 @@ added since comes after them.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, TypeAlias, TypeVar
+from typing import Any, NamedTuple, TypeAlias
 
 import orjson
 
@@ -82,7 +82,6 @@ class Statement(NamedTuple):
     size: int = 0
 
 
-_T = TypeVar("_T")
 Record: TypeAlias = tuple[Any, ...]  # the last element says how many bytes it counts for on the queue
 
 
@@ -162,10 +161,7 @@ class Ids:
 
     def mixed(self, number: int) -> int:
         """The same as a number, never 0."""
-        first, key, _ = self._epochs[0]
-        if number < first:
-            _, key, _ = self._epoch(number)
-        return (number * _ODD + key) & _MASK or 1
+        return (number * _ODD + self.epoch(number)[1]) & _MASK or 1
 
     def trace(self, number: int | str) -> str:
         """32 hex digits; an id that came from elsewhere is given back."""
@@ -175,10 +171,12 @@ class Ids:
 
     def prefix(self, number: int) -> bytes:
         """The first 16 hex digits of the id of a trace that has begun in this process; the others are a span's."""
-        return self._epoch(number)[2]
+        return self.epoch(number)[2]
 
-    def _epoch(self, number: int) -> tuple[int, int, bytes]:
-        return next(epoch for epoch in self._epochs if number >= epoch[0])
+    def epoch(self, number: int) -> tuple[int, int, bytes]:
+        """The first number with this key, the key, and the prefix of traces."""
+        latest = self._epochs[0]
+        return latest if number >= latest[0] else next(epoch for epoch in self._epochs if number >= epoch[0])
 
 
 class Described(NamedTuple):
@@ -313,7 +311,8 @@ class Lines:
 
     def _add_place(self, span: int, trace: int | str, parent: int | str | None) -> _Place:
         ids, above = self._ids, None
-        span_id = b"%016x" % ids.mixed(span)
+        _, key, prefix = ids.epoch(span)
+        span_id = b"%016x" % ((span * _ODD + key) & _MASK or 1)
         if parent is None:
             parent_id = b"null"
         elif type(parent) is int:
@@ -321,13 +320,19 @@ class Lines:
             parent_id = b'"%b"' % (above[2] if above else b"%016x" % ids.mixed(parent))
         else:
             parent_id = b'"%b"' % parent.encode()  # type: ignore[union-attr]
-        trace_id = ids.prefix(span) + span_id if trace == span else above[1] if above else ids.trace(trace).encode()
+        trace_id = prefix + span_id if trace == span else above[1] if above else ids.trace(trace).encode()
         text = b',"traceId":"%b","spanId":"%b","parentId":%b,"seq":' % (trace_id, span_id, parent_id)
-        return _remembered(self._places, span, (text, trace_id, span_id))
+        if len(self._places) >= _MAX_REMEMBERED:
+            self._places.clear()
+        place = self._places[span] = (text, trace_id, span_id)
+        return place
 
     def _add_ending(self, task: str | None) -> bytes:
         named = b"" if task is None else b',"task":' + json_text(task)
-        return _remembered(self._endings, task, b"%d%b" % (self._pid, named))
+        if len(self._endings) >= _MAX_REMEMBERED:
+            self._endings.clear()
+        ending = self._endings[task] = b"%d%b" % (self._pid, named)
+        return ending
 
 
 _Place: TypeAlias = tuple[bytes, bytes, bytes]  # where a call is, as its lines say it, and the ids of trace and span
@@ -339,13 +344,6 @@ _ENTER_LINE = _HEAD % (b"ENTER", b"args") + _PLACE
 _EXIT_LINE = _HEAD % (b"EXIT", b"result") + _TOOK + _PLACE
 _EXCEPTION_LINE = _HEAD % (b"EXCEPTION", b"exception") + _TOOK + _PLACE
 _MAX_REMEMBERED = 4_096
-
-
-def _remembered(texts: dict[Any, _T], key: object, text: _T) -> _T:
-    if len(texts) >= _MAX_REMEMBERED:
-        texts.clear()
-    texts[key] = text
-    return text
 
 
 def json_text(text: str) -> bytes:
