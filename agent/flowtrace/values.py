@@ -11,6 +11,7 @@ is left takes about a nanosecond for each. No reference to a value outlives the 
 from __future__ import annotations
 
 import collections
+import functools
 import gc
 import re
 import types
@@ -33,7 +34,7 @@ from flowtrace.jsontext import Cut, Rest, dumps, fit, unused
 from flowtrace.redaction import MARKER, MAX_TEXT, Redactor
 from flowtrace.renderings import RENDERED, SCALARS, inline, int_text
 from flowtrace.secretforms import COMMANDS
-from flowtrace.shapes import Shape, examine, stored_fields
+from flowtrace.shapes import Shape, Weak, examine, stored_fields
 
 CYCLE = "<cycle>"
 UNCAPTURABLE = "<uncapturable>"
@@ -477,7 +478,8 @@ class Encoder:
             if len(self._shapes) >= _MAX_SHAPES:
                 self._shapes.clear()
             if shape.settled:
-                self._shapes[id(kind)] = shape
+                forget = functools.partial(self._shapes.pop, id(kind))  # called with the reference: what pop gives then
+                self._shapes[id(kind)] = shape._replace(kind=Weak(kind, forget))
         return shape
 
     def _by_description(self, value: Any, call: _Call) -> object:

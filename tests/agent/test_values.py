@@ -354,6 +354,18 @@ def test_a_table_that_was_emptied_is_not_searched() -> None:
     ]
 
 
+def test_nothing_is_kept_of_classes_that_are_gone() -> None:
+    """A program that makes classes all the time does not make the agent grow."""
+    # fault U18
+    capture = encoder()
+    for _ in range(100):
+        capture.result(type("Passing", (), {})())
+    gc.collect()
+    capture.result(Point(1, 2))
+
+    assert len(capture._shapes) == 1
+
+
 def test_names_of_any_length_are_not_kept() -> None:
     """The names that are remembered to be no secrets are short ones; an attribute may have a megabyte of name."""
     # fault U18
