@@ -18,10 +18,10 @@ AGENT, PLUGINS, CHAT = ROOT / "agent/flowtrace", ROOT / "plugins/flowtrace_plugi
 LAYERS = {  # a module imports from its own layer and from those above it in this table, CONTRIBUTING says why
     "leaves": [
         "errors", "events", "hooks", "constants", "introspection", "positions", "assembly", "tracecontext",
-        "unpatched", "threads",
+        "unpatched", "threads", "entrypoints",
     ],
     "pure": [
-        "explanations", "quantities", "config", "selection", "secretnames", "secretforms", "redaction",
+        "explanations", "quantities", "config", "settings", "selection", "secretnames", "secretforms", "redaction",
         "renderings", "shapes", "jsontext",
         "descriptions", "values", "defaults", "instrument",
     ],

@@ -12,7 +12,7 @@ import os
 import platform
 import sys
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import orjson
 
@@ -20,8 +20,7 @@ from flowtrace import constants, contexts
 from flowtrace.announcement import Announcement, ForkSilence, Warnings, plural
 from flowtrace.attachment import Attachment
 from flowtrace.carriers import Carriers
-from flowtrace.config import Queue, Resolved, to_json
-from flowtrace.control import Control, Origin, Request
+from flowtrace.control import Control, Origin, Request, to_text
 from flowtrace.dispatcher import Dispatcher
 from flowtrace.elsewhere import Elsewhere
 from flowtrace.endings import Endings
@@ -34,16 +33,20 @@ from flowtrace.lane import Lane
 from flowtrace.outgoing import Outgoing
 from flowtrace.plugins import Registry, load
 from flowtrace.recorder import Recorder
+from flowtrace.settings import read
 from flowtrace.splices import Splices
 from flowtrace.tracecontext import VARIABLE
 from flowtrace.unpatched import time
+
+if TYPE_CHECKING:
+    from flowtrace.config import Queue, Ready, Resolved, Started
 
 MAX_TURN_NS = 1_000_000_000  # however long `flush.interval` is, whoever asks by `flowtrace ctl` waits no longer
 
 _agent: Agent | None = None
 
 
-def start(resolved: Resolved) -> Agent:
+def start(resolved: Started) -> Agent:
     """Trace this process from now on."""
     global _agent
     _agent = Agent(resolved)
@@ -54,7 +57,7 @@ def start(resolved: Resolved) -> Agent:
 class Agent:
     """Everything that traces one process; a forked child goes on with the same object and new threads and sinks."""
 
-    def __init__(self, resolved: Resolved) -> None:
+    def __init__(self, resolved: Started) -> None:
         config = resolved.config
         self._resolved, self._config = resolved, config
         self._is_stopped = self._is_open = False
@@ -124,14 +127,14 @@ class Agent:
         self._is_stopped = True  # before the dispatcher: it may be in the midst of a request
         self._announcement.at_exit()
         self.attachment.say_rest()
-        self._dispatcher.stop(self._config.flush.shutdown_timeout.seconds)
+        self._dispatcher.stop(self._config.flush.shutdown_timeout / 1e9)
         self._control.close()
         self._say_what_is_lost()
 
     def deliver(self) -> None:
         """Deliver what there is, in the same time; the process may go on."""
         if self._is_open and self.recorder.is_here:
-            self._dispatcher.deliver(self._config.flush.shutdown_timeout.seconds)
+            self._dispatcher.deliver(self._config.flush.shutdown_timeout / 1e9)
 
     def _at_exit(self) -> None:
         try:
@@ -145,14 +148,13 @@ class Agent:
                 exec("raise KeyboardInterrupt")
 
     def _say_what_is_lost(self) -> None:
+        timeout = f"{self._config.flush.shutdown_timeout / 1e9:g}s"
         for lane in self._dispatcher.lanes:
             lost = lane.losses.events + lane.waiting + self.recorder.state.lost_events
             if lost:
-                timeout = self._config.flush.shutdown_timeout
                 late = f", {lane.waiting} of them not in time ({timeout})" if lane.waiting else ""
                 self.warnings.warn(f"pid {os.getpid()}: {plural(lost, 'event')} did not reach {lane.name}{late}")
             elif lane.is_running and not self._dispatcher.threads:
-                timeout = self._config.flush.shutdown_timeout
                 self.warnings.warn(f"pid {os.getpid()}: sink {lane.name} did not close in time ({timeout})")
 
     def switch(self, *, on: bool) -> int:
@@ -171,9 +173,9 @@ class Agent:
         Raises:
             ConfigError: it cannot be used, or changes what only a start can; nothing was changed.
         """
-        fixed = ("service", "sinks", "flush", "values")
-        for key in fixed:
-            if getattr(resolved.config, key) != getattr(self._config, key):
+        new = _fixed(resolved)
+        for key, value in _fixed(self._resolved).items():
+            if value != new[key]:
                 raise ConfigError("cannot be changed without a restart; the old configuration stays", key=key)
         with self.splices.in_place():
             changed = self.attachment.reload(resolved.config, project=resolved.project)
@@ -191,7 +193,7 @@ class Agent:
         match request.command:
             case "origin":
                 resolved = self._resolved
-                return to_json(Origin(file=resolved.file, sets=resolved.sets, project=resolved.project)).decode()
+                return to_text(Origin(file=resolved.file, sets=resolved.sets, project=resolved.project))
             case "status":
                 return f"pid {pid}: {self._status()}"
             case "reload":
@@ -204,7 +206,7 @@ class Agent:
         try:
             if request.resolved is None:
                 raise ConfigError("no configuration came with the request")
-            return self.reload(request.resolved)
+            return self.reload(read(request.resolved))
         except FlowtraceError as error:
             self.warnings.say(f"pid {os.getpid()}: reload: {error}")
             raise
@@ -254,7 +256,7 @@ class Agent:
         names = [lane.name for lane in lanes]
         self._announcement = Announcement(
             self._resolved,
-            sinks=[str(spec.get("stream", name)) for name, spec in zip(names, config.sinks, strict=False)],
+            sinks=list(map(_place, names, self._resolved.ready)),
             modules=self.attachment.modules,
             warnings=self.warnings,
             is_importing=lambda: self._importer.is_importing,
@@ -299,7 +301,7 @@ class Agent:
                 start_thread=dispatcher.start_thread,
             )
 
-        sinks = self._registry.build(config.sinks, context)
+        sinks = self._registry.build(config.sinks, context, self._resolved.ready)
         lanes += [
             Lane(
                 name,
@@ -353,8 +355,24 @@ class Agent:
             multiprocessing.register_after_fork(self, _finalize_last)
 
 
+def _fixed(resolved: Resolved) -> dict[str, object]:
+    """What only a start can change, by its key in the configuration."""
+    config = resolved.config
+    return {
+        "service": config.service,
+        "sinks": (config.sinks, resolved.ready),
+        "flush": config.flush,
+        "values": config.values,
+    }
+
+
+def _place(name: str, ready: Ready | None) -> str:
+    """What the announcement calls a sink: the stream that it writes to, if it writes to one."""
+    return str(getattr(ready.options, "stream", name)) if ready else name
+
+
 def _block_s(queue: Queue) -> float:
-    return queue.block_timeout.seconds if queue.overflow == "block" else 0.0
+    return queue.block_timeout / 1e9 if queue.overflow == "block" else 0.0
 
 
 def _finalize_last(agent: Agent) -> None:

@@ -8,11 +8,13 @@ import os
 import sys
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from flowtrace.config import Resolved
 from flowtrace.patcher import Traced
 from flowtrace.unpatched import select, time
+
+if TYPE_CHECKING:
+    from flowtrace.config import Started
 
 SETTLED_S = 0.3  # so long no module was attached: then the line is written,
 WARNED_S = 1.0  # after a fork, Python has warned of it
@@ -104,7 +106,7 @@ class Announcement:
 
     def __init__(
         self,
-        resolved: Resolved,
+        resolved: Started,
         *,
         sinks: Sequence[str],
         modules: Mapping[str, Traced],

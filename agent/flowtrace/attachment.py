@@ -10,10 +10,9 @@ import collections
 import sys
 import types
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, TypeVar
 
 from flowtrace import constants
-from flowtrace.config import Capture, Config, Rule, RuleSampling
 from flowtrace.defaults import MarksDefaults
 from flowtrace.descriptions import Descriptions
 from flowtrace.importer import is_main_program
@@ -25,6 +24,9 @@ from flowtrace.secretnames import gives_secret
 from flowtrace.selection import ModuleRules, Selection
 from flowtrace.suspension import Suspendable, suspendable
 from flowtrace.values import Encoder, Limits
+
+if TYPE_CHECKING:
+    from flowtrace.config import Capture, CaptureOverride, Config, Rule
 
 _IN_C = "is written in C"
 _Codes: TypeAlias = tuple[types.CodeType, types.CodeType]
@@ -73,7 +75,7 @@ class Attachment:
         redactor = Redactor(names=redact.names, patterns=redact.patterns, defaults=redact.defaults)
         selection = Selection(config, project=project)
         self._capture, self.redactor, self.selection = config.capture, redactor, selection  # nothing has failed
-        self._encoders: dict[Capture, Encoder] = {}
+        self._encoders: dict[Limits, Encoder] = {}
 
     # -- as modules are imported ---------------------------------------------------------------------------------
 
@@ -264,14 +266,13 @@ class Attachment:
             self._add(traced, place.function.__code__, rules, known_as=place.qualname)
 
     def _functions(self, module: str, qualname: str, line: int, rule: Rule | None) -> Functions:
-        capture = rule.capture_over(self._capture) if rule else self._capture
-        sampling = rule.sampling if rule else RuleSampling()
-        encoder: Encodes = self.encoder(capture)
+        capture = _Captured.of(self._capture, rule.capture if rule else None)
+        encoder: Encodes = self.encoder(capture.limits)
         if capture.mark_defaults:
             encoder = MarksDefaults(encoder, capture.max_bytes)
         name = qualname.rpartition(".")[2]
         if self.redactor.is_secret_name(name) and gives_secret(name):
-            encoder = HidesResult(encoder, self.encoder(capture).hidden_result)
+            encoder = HidesResult(encoder, self.encoder(capture.limits).hidden_result)
         target = Target(
             module,
             qualname,
@@ -279,8 +280,8 @@ class Attachment:
             encoder,
             args=capture.args,
             result=capture.result,
-            rate=sampling.rate,
-            max_per_second=sampling.max_per_second,
+            rate=rule.sampling.rate if rule else None,
+            max_per_second=rule.sampling.max_per_second if rule else None,
         )
         return self._known(self._recorder.functions(target))
 
@@ -292,14 +293,13 @@ class Attachment:
             self._parts[part.__qualname__] = part
         return parts
 
-    def encoder(self, capture: Capture | None = None) -> Encoder:
+    def encoder(self, limits: Limits | None = None) -> Encoder:
         """The encoder for these limits, or for the general ones."""
-        capture = capture or self._capture
-        if capture not in self._encoders:
-            limits = Limits(capture.max_depth, capture.max_items, capture.max_string, capture.max_bytes)
-            self._encoders[capture] = Encoder(limits=limits, redactor=self.redactor, describe=self._descriptions)
-            self._all_encoders.append(self._encoders[capture])
-        return self._encoders[capture]
+        limits = limits or _Captured.of(self._capture, None).limits
+        if limits not in self._encoders:
+            self._encoders[limits] = Encoder(limits=limits, redactor=self.redactor, describe=self._descriptions)
+            self._all_encoders.append(self._encoders[limits])
+        return self._encoders[limits]
 
     def _wrap(self, kept: Iterable[Place], traced: Traced, rules: ModuleRules) -> None:
         """Functions that are written in C."""
@@ -330,6 +330,29 @@ class Attachment:
         if self._recorder.state.strict:
             raise error
         self._warn(f"{what}: {type(error).__name__}: {error}")
+
+
+class _Captured(NamedTuple):
+    """What is captured of a function: `flowtrace.config.Capture` with what a rule changes of it."""
+
+    args: bool
+    result: bool
+    max_depth: int
+    max_items: int
+    max_string: int
+    max_bytes: int
+    mark_defaults: bool
+
+    @classmethod
+    def of(cls, general: Capture, override: CaptureOverride | None) -> _Captured:
+        """All are numbers; what a rule does not say is absent there, or a marker."""
+        said = ((name, getattr(override, name, None)) for name in cls._fields)
+        return cls._make(value if isinstance(value, int) else getattr(general, name) for name, value in said)
+
+    @property
+    def limits(self) -> Limits:
+        """How much of a value is recorded."""
+        return Limits(self.max_depth, self.max_items, self.max_string, self.max_bytes)
 
 
 class _Living:

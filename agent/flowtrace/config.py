@@ -1,8 +1,8 @@
 """The configuration as frozen structs: every key with its type, default, bounds and meaning.
 
-The launcher reads YAML and hands the result on as JSON (`Resolved`); the traced process only ever decodes that
-JSON. This module is imported there, so it imports msgspec and what msgspec has imported anyway, and it does
-without ``from __future__ import annotations``: msgspec would have to evaluate every annotation again.
+The launcher reads YAML and hands the result on as JSON (`handed_on`). The traced process reads that by
+`flowtrace.settings`, and imports this module only for a plugin's sinks. There is no
+``from __future__ import annotations`` here: msgspec would have to evaluate every annotation again.
 """
 
 import re
@@ -16,12 +16,11 @@ from flowtrace.explanations import OptionError, explain, joined, nearest, shown
 from flowtrace.quantities import Duration, Quantity, Size, check_range
 
 __all__ = [  # with what plugins need for the options of their sinks, wherever it is defined
-    "ENVIRONMENT_VARIABLE", "PROJECT_MODULES", "Capture", "CaptureOverride", "Config", "Duration", "Flush",
-    "OptionError", "Options", "Quantity", "Queue", "Redact", "Resolved", "Rule", "Sampling", "Size", "check_range",
-    "decode", "from_json", "joined", "nearest", "shown", "to_json",
+    "PROJECT_MODULES", "Capture", "CaptureOverride", "Config", "Duration", "Flush",
+    "OptionError", "Options", "Quantity", "Queue", "Ready", "Redact", "Resolved", "Rule", "Sampling", "Size", "Started",
+    "check_range", "decode", "from_json", "handed_on", "joined", "nearest", "plain", "shown", "to_json",
 ]  # fmt: skip
 
-ENVIRONMENT_VARIABLE = "FLOWTRACE_RESOLVED"  # holds a `Resolved` as JSON, from the launcher to the traced process
 PROJECT_MODULES = "@project"
 
 T = TypeVar("T")
@@ -121,11 +120,6 @@ class Rule(Options, frozen=True, kw_only=True):
             for index, glob in enumerate(getattr(self, name)):
                 if problem := _glob_problem(glob, project_allowed=name == "modules"):
                     raise OptionError(f"{name}[{index}]", f"{shown(glob)} {problem}")
-
-    def capture_over(self, base: Capture) -> Capture:
-        """``base`` with what this rule changes of it."""
-        override = {name: value for name, value in msgspec.structs.asdict(self.capture).items() if value is not UNSET}
-        return msgspec.structs.replace(base, **override) if override else base
 
 
 _NAME_GLOB = re.compile(r"[^\s/\\.@]+(\.[^\s/\\.@]+)*")
@@ -259,30 +253,75 @@ class Config(Options, frozen=True, kw_only=True):
             raise OptionError("service", f"{shown(self.service)} is no name; write a printable one without slashes")
 
 
+class Ready(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A sink that a process can build without its plugin being loaded there, as the launcher has checked all of it.
+
+    Attributes:
+        factory: What builds it, as ``module:name``.
+        options: Its options as `plain` data, complete.
+    """
+
+    factory: str
+    options: dict[str, Any]
+
+
 class Resolved(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """All that a traced process is told by the launcher.
+    """All that the launcher finds out for a traced process.
 
     Attributes:
         config: The configuration, complete and checked.
         plugins: The plugins to load, as the values of their entry points: ``module`` or ``module:attribute``.
-        run: The id of this run, 16 hex digits.
+        ready: For each sink of the configuration how to build it, or None where one of the plugins does.
         directory: The absolute directory that relative paths in the config are relative to.
         project: The absolute directory whose modules ``@project`` means.
-        quiet: Say nothing on stderr but warnings.
-        root_pid: The process id of the launcher, which is that of the program it becomes.
         file: The configuration file that was named, absolute; None where it was looked for.
         sets: What ``--set`` has set, for a reload.
     """
 
     config: Config
     plugins: tuple[str, ...]
-    run: Annotated[str, Meta(pattern="^[0-9a-f]{16}$")]
+    ready: tuple[Ready | None, ...]
     directory: str
     project: str
-    quiet: bool
-    root_pid: int
     file: str | None = None
     sets: tuple[str, ...] = ()
+
+
+class Started(Resolved, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What a traced process is told: the same, and what differs from run to run.
+
+    Attributes:
+        run: The id of this run, 16 hex digits.
+        quiet: Say nothing on stderr but warnings.
+        root_pid: The process id of the launcher, which is that of the program it becomes.
+    """
+
+    run: Annotated[str, Meta(pattern="^[0-9a-f]{16}$")]
+    quiet: bool
+    root_pid: int
+
+
+def plain(value: object) -> Any:
+    """A struct as `flowtrace.settings` reads it from JSON: quantities become numbers, of the smallest unit.
+
+    What a struct's user may name as he likes, such as headers, becomes pairs: the names of objects are attributes.
+    """
+    if isinstance(value, Struct):
+        fields = {name: getattr(value, name) for name in value.__struct_fields__}
+        return {name: plain(inner) for name, inner in fields.items() if inner is not UNSET}
+    if isinstance(value, dict):
+        return [[name, plain(inner)] for name, inner in value.items()]
+    if isinstance(value, tuple | list):
+        return [plain(inner) for inner in value]
+    return int(value) if isinstance(value, Quantity) else value
+
+
+def handed_on(resolved: Resolved) -> str:
+    """The JSON for the traced process."""
+    ready = [{"factory": each.factory, "options": each.options} if each else None for each in resolved.ready]
+    sinks = [{"type": spec["type"]} if each else spec for spec, each in zip(resolved.config.sinks, ready, strict=True)]
+    config = plain(resolved.config) | {"sinks": sinks}
+    return msgspec.json.encode(plain(resolved) | {"config": config, "ready": ready}).decode()
 
 
 def to_json(value: Struct) -> bytes:

@@ -10,12 +10,9 @@ from __future__ import annotations
 import contextlib
 import os
 import stat
-from collections.abc import Callable
-from typing import Annotated, Literal
+from collections.abc import Callable, Sequence
+from typing import Literal, NamedTuple, TypeVar, get_args
 
-import msgspec
-
-from flowtrace.config import Resolved, from_json, to_json
 from flowtrace.errors import FlowtraceError
 
 MAX_MESSAGE_BYTES = 16 << 20
@@ -24,33 +21,66 @@ _ROOT = 0
 Command = Literal["origin", "off", "on", "reload", "status"]
 
 
-class Request(msgspec.Struct, frozen=True, kw_only=True):
+class Request(NamedTuple):
     """What is asked of a process.
 
     Attributes:
-        id: Part of the answer's name, so that of several who ask each finds his own.
+        id: Part of the answer's name, so that of several who ask each finds his own; 16 hex digits.
         command: What to do; ``origin`` asks how the process was configured, for ``reload``.
-        resolved: For ``reload``: the new configuration.
+        resolved: For ``reload``: the new configuration, as `flowtrace.config.handed_on` writes it.
     """
 
-    id: Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{16}\Z")]
+    id: str
     command: Command
-    resolved: Resolved | None = None
+    resolved: str | None = None
 
 
-class Answer(msgspec.Struct, frozen=True, kw_only=True):
+class Answer(NamedTuple):
     """What became of a request: ``text`` is one line for the person who asked."""
 
     ok: bool
     text: str
 
 
-class Origin(msgspec.Struct, frozen=True, kw_only=True):
-    """Where the configuration of a process is from; its fields are those of `Resolved`."""
+class Origin(NamedTuple):
+    """Where the configuration of a process is from; its fields are those of `flowtrace.config.Resolved`."""
 
     file: str | None
-    sets: tuple[str, ...]
+    sets: Sequence[str]
     project: str
+
+
+Message = TypeVar("Message", Request, Answer, Origin)
+
+
+def to_text(message: Request | Answer | Origin) -> str:
+    """A message as JSON."""
+    import json  # as below: hardly a process is ever asked
+
+    return json.dumps(message._asdict())
+
+
+def from_text(data: bytes | str, kind: type[Message]) -> Message | None:
+    """What `to_text` wrote; None for anything else."""
+    import json
+
+    try:
+        message = kind(**json.loads(data))
+    except (ValueError, TypeError, RecursionError):
+        return None
+    return message if _is_valid(message) else None
+
+
+def _is_valid(message: Request | Answer | Origin) -> bool:
+    match message:
+        case Request(str(id), command, None | str()):
+            is_id = len(id) == 16 and all(letter in "0123456789abcdef" for letter in id)
+            return is_id and command in get_args(Command)
+        case Answer(bool(), str()):
+            return True
+        case Origin(None | str(), list(sets), str()):
+            return all(isinstance(each, str) for each in sets)
+    return False
 
 
 def folder() -> str:
@@ -113,10 +143,7 @@ def _taken(path: str) -> Request | None:
     data = read(path)
     if _is_ours(os.path.dirname(path)):
         _remove(path)
-    try:
-        return from_json(data, Request) if data is not None else None
-    except msgspec.MsgspecError:
-        return None
+    return from_text(data, Request) if data is not None else None
 
 
 def read(path: str) -> bytes | None:
@@ -150,7 +177,7 @@ def write(path: str, message: Request | Answer) -> None:
     descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     try:
         with open(descriptor, "wb") as file:
-            file.write(to_json(message))
+            file.write(to_text(message).encode())
         os.link(draft, path)  # and not os.replace: another's request is not pushed aside
     finally:
         _remove(draft)

@@ -14,18 +14,20 @@ import json
 import operator
 import os
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import orjson
 
 from flowtrace import threads
-from flowtrace.config import Keep
 from flowtrace.events import ENTER, EXCEPTION, EXIT, STATEMENT, Batch, Lines, Record
 from flowtrace.keeping import EVERYTHING, Keeper, Terms, terms
 from flowtrace.lane import POLL_S, STARVED, Chunk, Lane
 from flowtrace.losses import Loss, Losses
 from flowtrace.recorder import RECORD_BYTES, Recorder
 from flowtrace.unpatched import _queue, _thread, time
+
+if TYPE_CHECKING:
+    from flowtrace.config import Keep
 
 MOST_TURN_S = 0.5  # however rarely events are flushed, requests from outside are looked for
 BATCH_EVENTS = 2_048  # a batch is handed on when it has so many events,

@@ -5,9 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from types import UnionType
-from typing import Annotated, Any, Literal, Union, get_args, get_origin
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, get_args, get_origin
 
-import msgspec
+if TYPE_CHECKING:
+    import msgspec
 
 DecodeHook = Callable[[type, Any], object]  # what msgspec calls for types that it does not know
 
@@ -97,6 +98,8 @@ def explain(error: msgspec.ValidationError, data: Any, kind: Any, *, dec_hook: D
 
 def _culprit(mapping: dict[str, Any], kinds: list[Any], dec_hook: DecodeHook) -> str | None:
     """The key that msgspec calls ``[...]``: the first whose value does not decode."""
+    import msgspec  # as below: the traced process has it only for plugins that need it
+
     for key, value in mapping.items():
         for kind in [inner for outer in kinds for inner in _within(outer, key)]:
             try:
@@ -123,6 +126,8 @@ def _within(kind: Any, step: str | int) -> list[Any]:
 
 
 def _fields(kind: Any) -> list[msgspec.structs.FieldInfo]:
+    import msgspec
+
     structs = [flat for flat in _flat(kind) if isinstance(flat, type) and issubclass(flat, msgspec.Struct)]
     return [field for struct in structs for field in msgspec.structs.fields(struct)]
 

@@ -7,23 +7,33 @@ objects that the factories built, each on a thread of its own.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Protocol, TypeVar
-
-import msgspec
-import pluggy
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
 
 from flowtrace.events import Batch
 
+if TYPE_CHECKING:
+    import msgspec  # which bounds the options
+
 PROJECT = "flowtrace"
 
-hookspec = pluggy.HookspecMarker(PROJECT)
-hookimpl = pluggy.HookimplMarker(PROJECT)
-
-Options = TypeVar("Options", bound=msgspec.Struct)
-OptionsIn = TypeVar("OptionsIn", bound=msgspec.Struct, contravariant=True)
+Function = TypeVar("Function", bound=Callable[..., Any])
+Options = TypeVar("Options", bound="msgspec.Struct")
+OptionsIn = TypeVar("OptionsIn", bound="msgspec.Struct", contravariant=True)
 
 
-class Batching(msgspec.Struct, frozen=True, kw_only=True):
+def hookspec(function: Function) -> Function:
+    """Mark a hook that plugins may implement, as ``pluggy.HookspecMarker`` does; to import pluggy takes 20 ms."""
+    setattr(function, f"{PROJECT}_spec", {})
+    return function
+
+
+def hookimpl(function: Function) -> Function:
+    """Mark a function or method of a plugin as its implementation of the hook of that name, as pluggy's marker does."""
+    setattr(function, f"{PROJECT}_impl", {})
+    return function
+
+
+class Batching(NamedTuple):
     """How large the batches of a sink should grow; a sink that wants them sets it as its attribute ``batching``.
 
     Attributes:
@@ -64,7 +74,7 @@ class Sink(Protocol):
         """Release everything by ``deadline``, in seconds of ``time.monotonic()``. Called once, last."""
 
 
-class SinkContext(msgspec.Struct, frozen=True, kw_only=True):
+class SinkContext(NamedTuple):
     """What a sink may know of the process it serves.
 
     Attributes:

@@ -15,11 +15,13 @@ from __future__ import annotations
 import itertools
 from collections import OrderedDict
 from collections.abc import Iterable
-from typing import NamedTuple, final
+from typing import TYPE_CHECKING, NamedTuple, final
 
-from flowtrace.config import Keep
 from flowtrace.events import ENTER, EXCEPTION, STATEMENT, Record
 from flowtrace.lane import MAX_LEFT_SPANS
+
+if TYPE_CHECKING:
+    from flowtrace.config import Keep
 
 LINGER_NS = 100_000_000  # a task that was made last in a request begins when the request is over
 HELD_BYTES = 300  # of a record that waits, beside what it counted for on the queue; measured with tracemalloc

@@ -7,20 +7,21 @@ loads those. A plugin that fails is left out as a whole and reported in `Registr
 from __future__ import annotations
 
 import importlib
-import os
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import zip_longest
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-import msgspec
-import pluggy
-
-from flowtrace.config import decode, joined, nearest, shown
+from flowtrace.entrypoints import BUILTIN, entry_points
 from flowtrace.errors import ConfigError, PluginError
+from flowtrace.explanations import joined, nearest, shown
 from flowtrace.hooks import PROJECT, Sink, SinkContext, SinkFactory, Specifications
 
-ENTRY_POINT_GROUP = "flowtrace"
-BUILTIN = "flowtrace_plugins"
+if TYPE_CHECKING:  # a process with the built-in sinks alone imports none of these
+    import msgspec
+    import pluggy
+
+    from flowtrace.config import Ready
 
 
 class SinkType(NamedTuple):
@@ -64,6 +65,8 @@ class Registry:
             ConfigError: the type is not registered, or an option cannot be used.
             PluginError: the plugin's own code for its options fails.
         """
+        from flowtrace.config import decode
+
         kind = spec.get("type")
         if kind is None:
             raise ConfigError(f"missing; {nearest('', list(self.sinks))}", place=place, key=joined(key, "type"))
@@ -78,25 +81,48 @@ class Registry:
         except Exception as error:
             raise PluginError(f"plugin {self.sinks[kind].plugin} cannot read {key or kind}: {_line(error)}") from error
 
+    def ready(self, spec: Mapping[str, Any], *, key: str = "") -> Ready | None:
+        """How to build one entry of ``sinks`` without its plugin; None where the plugin has to, as it is not ours.
+
+        Raises:
+            ConfigError: as `decode`.
+            PluginError: likewise.
+        """
+        from flowtrace.config import Ready, plain
+
+        options = self.decode(spec, key=key)
+        factory: Any = self.sinks[spec["type"]].factory
+        if self.sinks[spec["type"]].plugin != BUILTIN:
+            return None
+        return Ready(factory=f"{factory.__module__}:{factory.__qualname__}", options=plain(options))
+
     def build(
-        self, specs: Sequence[Mapping[str, Any]], context_of: Callable[[str], SinkContext]
+        self,
+        specs: Sequence[Mapping[str, Any]],
+        context_of: Callable[[str], SinkContext],
+        ready: Sequence[Ready | None] = (),
     ) -> list[tuple[str, Sink]]:
         """Build the sinks of a process; one that cannot be built is left out with a warning.
 
         Args:
             specs: The entries of ``sinks``.
             context_of: Gives the context of the sink with this name.
+            ready: For the first of them, how to build them without their plugins, or None.
 
         Returns:
             Names and sinks; a name is the type, with a number where a type is used again: ``file``, ``file-2``.
         """
         sinks: list[tuple[str, Sink]] = []
-        for index, spec in enumerate(specs):
+        for index, (spec, prepared) in enumerate(zip_longest(specs, ready)):
             name = _name(specs, index)
             context = context_of(name)
             try:
-                options = self.decode(spec, key=f"sinks[{index}]")
-                sinks.append((name, self.sinks[spec["type"]].factory(options, context)))
+                if prepared:
+                    factory, options = _imported(prepared.factory), prepared.options
+                else:
+                    options = self.decode(spec, key=f"sinks[{index}]")
+                    factory = self.sinks[spec["type"]].factory
+                sinks.append((name, factory(options, context)))
             except Exception as error:  # noqa: BLE001 - a plugin's code may raise anything
                 context.warn(f"left out: {_line(error)}")
         return sinks
@@ -139,6 +165,8 @@ class _Registration:
         self.plugin = plugin
         self.sinks: dict[str, SinkType] = {}
         self.values: dict[type, Callable[[Any], object]] = {}
+        import pluggy
+
         manager = pluggy.PluginManager(PROJECT)
         manager.add_hookspecs(Specifications)
         known = list(_hooks(manager))
@@ -174,6 +202,8 @@ class _Registration:
             raise PluginError(f"registers the sink type '{name}' twice; remove one of the two")
         if not callable(factory):
             raise PluginError(f"registers the sink type '{name}' with a factory that cannot be called")
+        import msgspec
+
         # Not merely style: without it a misspelt option would pass unnoticed.
         if not (isinstance(options, type) and issubclass(options, msgspec.Struct)) or not (
             options.__struct_config__.forbid_unknown_fields
@@ -198,7 +228,7 @@ def _hooks(manager: pluggy.PluginManager) -> dict[str, pluggy.HookCaller]:
     return {name: hook for name, hook in vars(manager.hook).items() if name.startswith(f"{PROJECT}_")}
 
 
-def _imported(plugin: str) -> object:
+def _imported(plugin: str) -> Any:
     module, _, attributes = plugin.partition(":")
     found: object = importlib.import_module(module)
     for attribute in filter(None, attributes.split(".")):
@@ -219,10 +249,6 @@ def _line(error: BaseException) -> str:
 def discover(path: Sequence[str] | None = None) -> list[str]:
     """The plugins that are installed, as the values of their entry points in the group ``flowtrace``.
 
-    Reads the ``entry_points.txt`` of distributions itself: importing ``importlib.metadata`` takes 30 ms, half of what
-    a start may cost, and this 3 ms for 500 distributions. Like there, the first distribution of a name counts.
-    Format: https://packaging.python.org/en/latest/specifications/entry-points/.
-
     Args:
         path: The folders to look in; ``sys.path`` by default.
 
@@ -232,38 +258,4 @@ def discover(path: Sequence[str] | None = None) -> list[str]:
     from importlib.util import find_spec
 
     found = [BUILTIN] if find_spec(BUILTIN) else []
-    seen: set[str] = set()
-    for folder in sys.path if path is None else path:
-        for file, distribution in _entry_point_files(folder):
-            if distribution not in seen:
-                seen.add(distribution)
-                found += [value for value in _values(file) if value != BUILTIN]
-    return list(dict.fromkeys(found))
-
-
-def _entry_point_files(folder: str) -> Iterator[tuple[str, str]]:
-    """Of each distribution in ``folder``, where its entry points would be and its normalised name."""
-    try:
-        names = sorted(os.listdir(folder or os.curdir))
-    except OSError:
-        return  # sys.path may name archives and what does not exist
-    for name in names:
-        stem, _, suffix = name.rpartition(".")
-        if suffix in ("dist-info", "egg-info"):
-            distribution = stem.partition("-")[0].replace(".", "_").lower()
-            yield os.path.join(folder, name, "entry_points.txt"), distribution
-
-
-def _values(file: str) -> list[str]:
-    try:
-        with open(file, encoding="utf-8") as lines:
-            text = lines.read()
-    except (OSError, UnicodeDecodeError):
-        return []
-    values, section = [], ""
-    for line in map(str.strip, text.splitlines()):
-        if line.startswith("[") and line.endswith("]"):
-            section = line[1:-1].strip()
-        elif section == ENTRY_POINT_GROUP and "=" in line and not line.startswith("#"):
-            values.append(line.partition("=")[2].partition("[")[0].replace(" ", ""))
-    return values
+    return list(dict.fromkeys([*found, *entry_points(sys.path if path is None else path)]))

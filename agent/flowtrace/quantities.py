@@ -5,8 +5,6 @@ from __future__ import annotations
 import re
 from typing import ClassVar, Self
 
-from msgspec import UNSET, Struct
-
 from flowtrace.explanations import OptionError, shown
 
 _MAX = 2**63 - 1
@@ -102,7 +100,7 @@ class Duration(Quantity):
         return self / 1e9
 
 
-def check_range(options: Struct, **bounds: tuple[str, str]) -> None:
+def check_range(options: object, **bounds: tuple[str, str]) -> None:
     """Hold quantities to bounds, in ``__post_init__``: ``check_range(self, timeout=("1ms", "1h"))``.
 
     Raises:
@@ -110,5 +108,5 @@ def check_range(options: Struct, **bounds: tuple[str, str]) -> None:
     """
     for name, (low, high) in bounds.items():
         value = getattr(options, name)
-        if value is not UNSET and not type(value)(low) <= value <= type(value)(high):
+        if isinstance(value, Quantity) and not type(value)(low) <= value <= type(value)(high):
             raise OptionError(name, f"{value} is out of range; write a {value.noun} from {low} to {high}")

@@ -13,9 +13,10 @@ import re
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from importlib.machinery import all_suffixes
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from flowtrace.config import Config, Rule
+if TYPE_CHECKING:
+    from flowtrace.config import Config, Rule
 
 PROJECT = "@project"
 

@@ -1,18 +1,24 @@
 """The built-in sinks, registered through the same hook as a stranger's.
 
 A process pays only for the sinks it uses: their modules, and urllib3, ssl and gzip with them, are imported by the
-factories.
+factories. Their options it has as `flowtrace.settings`, which msgspec's structs in ``options`` describe.
 """
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from flowtrace.hooks import RegisterSink, Sink, SinkContext, hookimpl
-from flowtrace_plugins.options import FileOptions, HttpOptions, StdoutOptions
+
+if TYPE_CHECKING:
+    from flowtrace_plugins.options import FileOptions, HttpOptions, StdoutOptions
 
 
 @hookimpl
 def flowtrace_register_sinks(register: RegisterSink) -> None:
     """Make the types stdout, file and http usable under ``sinks``."""
+    from flowtrace_plugins.options import FileOptions, HttpOptions, StdoutOptions
+
     register("stdout", build_stdout, StdoutOptions)
     register("file", build_file, FileOptions)
     register("http", build_http, HttpOptions)

@@ -15,12 +15,16 @@ import re
 import stat
 import time
 from collections.abc import Callable, Generator, Iterator
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from flowtrace.errors import SinkError
 from flowtrace.hooks import SinkContext
-from flowtrace_plugins.options import MAX_KEPT, Rotate
 from flowtrace_plugins.private import PrivateFile, exclusive, identity
+
+if TYPE_CHECKING:
+    from flowtrace_plugins.options import Rotate
+
+MAX_KEPT = 1000
 
 _LOOK_S = 60.0  # between two looks at the files put aside
 _TURN_S = 0.05  # of compressing, then what has come in meanwhile is written

@@ -11,16 +11,19 @@ import contextlib
 import errno
 import math
 import os
+import re
 import time
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from flowtrace.errors import SinkError
 from flowtrace.events import Batch
 from flowtrace.hooks import SinkContext
 from flowtrace_plugins.archive import Archive
-from flowtrace_plugins.options import FileOptions
 from flowtrace_plugins.private import LOCK_POLL_S, LOCK_TRIES, PrivateFile, make_private_directory, sync_directory
+
+if TYPE_CHECKING:
+    from flowtrace_plugins.options import FileOptions
 
 _ROTATION_PAUSE_S = 60.0  # after a rotation that failed, and between files that are put aside because the disk fails
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EINTR, errno.EAGAIN}
@@ -56,11 +59,11 @@ class FileSink:
     """
 
     def __init__(self, options: FileOptions, context: SinkContext, *, clock: Callable[[], int] = time.time_ns) -> None:
-        path = options.resolved_path(service=context.service, pid=context.pid, run=context.run)
+        path = filled_in(options.path, service=context.service, pid=context.pid, run=context.run)
         self.path = os.path.join(context.directory, os.path.expanduser(path))
         self._context, self._rotate, self._clock = context, options.rotate, clock
         self._archive = Archive(self.path, options.rotate, context, clock=clock)
-        self._fsync_interval_s = options.fsync_interval_s()
+        self._fsync_interval_s = _fsync_interval_s(options.fsync)
         self._file: PrivateFile | None = None
         self._end = -1  # where the last line that we wrote ends; unknown after opening
         self._period = -1  # of `rotate.every`, in which we began a file
@@ -270,3 +273,18 @@ class FileSink:
         if self._is_new:
             sync_directory(os.path.dirname(self.path))
             self._is_new = False
+
+
+def filled_in(path: str, *, service: str, pid: int, run: str) -> str:
+    """A path with its placeholders filled in; what the service's name adds stays one file name."""
+    name = re.sub(r"[^\w.-]|^\.+", "_", service)
+    return path.replace("{service}", name).replace("{pid}", str(pid)).replace("{run}", run)
+
+
+def _fsync_interval_s(fsync: str) -> float | None:
+    """How many seconds pass between two fsyncs at least; None for never."""
+    if fsync in ("off", "always"):
+        return 0.0 if fsync == "always" else None
+    from flowtrace.config import Duration  # brings msgspec along, and is seldom needed
+
+    return Duration(fsync).seconds

@@ -8,8 +8,6 @@ from __future__ import annotations
 import math
 import os
 
-import msgspec
-
 from flowtrace.config import Size
 from flowtrace.errors import SinkError
 from flowtrace.events import Batch
@@ -30,7 +28,7 @@ class Handover:
 
     def __init__(self, options: HttpOptions, context: SinkContext) -> None:
         self._options, self._context = options, context
-        self._timeout_s = options.timeout.seconds
+        self._timeout_s = options.timeout / 1e9
         self._receiver: Receiver | None = None
         self._dead_letters = _dead_letters(options.spool, context)
         self._parts = _Parts(Parcel.of(Batch("", [])))
@@ -116,5 +114,5 @@ class _Parts:
 def _dead_letters(spool: Spool | None, context: SinkContext) -> FileSink:
     """A file beside the spool, shared by all processes and bounded."""
     parent = os.path.dirname(os.path.expanduser(spool.dir)) if spool else ".flowtrace"
-    place = msgspec.structs.replace(context, directory=os.path.join(context.directory, parent, "dead-letter"))
+    place = context._replace(directory=os.path.join(context.directory, parent, "dead-letter"))
     return FileSink(FileOptions(path="{service}.jsonl", rotate=_DEAD_LETTERS), place)

@@ -35,9 +35,9 @@ class HttpSink:
     """Delivers each batch with one request, or several where the server asks for smaller ones."""
 
     def __init__(self, options: HttpOptions, context: SinkContext) -> None:
-        self.batching = Batching(max_bytes=options.batch.max_size, max_wait_s=options.batch.max_wait.seconds)
+        self.batching = Batching(max_bytes=options.batch.max_size, max_wait_s=options.batch.max_wait / 1e9)
         self._context = context
-        self._timeout_s = options.timeout.seconds
+        self._timeout_s = options.timeout / 1e9
         place = Endpoint.parse(options.url).place
         self._spool = DiskSpool(options.spool, place, context, self._lose) if options.spool else None
         self._handover = Handover(options, context)

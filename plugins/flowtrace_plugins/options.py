@@ -9,8 +9,8 @@ from typing import Annotated, Literal
 from msgspec import Meta, field
 
 from flowtrace.config import Duration, OptionError, Options, Size, check_range, nearest, shown
+from flowtrace_plugins.archive import MAX_KEPT
 
-MAX_KEPT = 1000
 PLACEHOLDERS = ("service", "pid", "run")
 _BRACES = re.compile(r"\{([^{}]*)\}|[{}]")
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110, section 5.1: token
@@ -79,21 +79,10 @@ class FileOptions(Options, frozen=True, kw_only=True):
                 raise OptionError("path", f"{shown(match[0])} is no placeholder; {hint}")
         if "\0" in self.path:
             raise OptionError("path", "a path cannot hold a NUL character; remove it")
-        self.fsync_interval_s()
-
-    def fsync_interval_s(self) -> float | None:
-        """How many seconds pass between two fsyncs at least; None for never."""
-        if self.fsync in ("off", "always"):
-            return 0.0 if self.fsync == "always" else None
         try:
-            return Duration(self.fsync).seconds
+            self.fsync in ("off", "always") or Duration(self.fsync)
         except ValueError:
             raise OptionError("fsync", f"{shown(self.fsync)} is none of off, always or a duration such as 1s") from None
-
-    def resolved_path(self, *, service: str, pid: int, run: str) -> str:
-        """The path with its placeholders filled in; what the service's name adds stays one file name."""
-        known = {"service": re.sub(r"[^\w.-]|^\.+", "_", service), "pid": str(pid), "run": run}
-        return _BRACES.sub(lambda match: known[match[1]], self.path)
 
 
 class HttpBatch(Options, frozen=True, kw_only=True):

@@ -127,7 +127,7 @@ def _headers(options: HttpOptions, endpoint: Endpoint) -> dict[str, str]:
     if endpoint.user_info:
         ours |= urllib3.make_headers(basic_auth=unquote(endpoint.user_info))
     reserved = {*map(str.lower, ours), "flowtrace-batch", "content-length", "transfer-encoding"}
-    return {name: value for name, value in options.headers.items() if name.lower() not in reserved} | ours
+    return {name: value for name, value in dict(options.headers).items() if name.lower() not in reserved} | ours
 
 
 def _version() -> str:

@@ -12,11 +12,14 @@ import os
 import select
 import stat
 from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
 
 from flowtrace.errors import SinkError
 from flowtrace.events import Batch
 from flowtrace.hooks import SinkContext
-from flowtrace_plugins.options import StdoutOptions
+
+if TYPE_CHECKING:
+    from flowtrace_plugins.options import StdoutOptions
 
 DESCRIPTORS = {"stdout": 1, "stderr": 2}
 _ATOMIC_BYTES = 4096  # PIPE_BUF of Linux: what a pipe never mixes with the writes of other processes

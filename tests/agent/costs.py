@@ -349,18 +349,21 @@ def environment() -> dict[str, str]:
 def of_start() -> tuple[dict[str, list[str]], set[str]]:
     """What ``flowtrace-run --quiet python -c pass`` imports, by process, and what bare Python imports anyway.
 
+    The launcher has a line of its own for the first start, after which it knows what the configuration comes to.
     Modules of libraries count as one with these, as they are others in each version.
     """
     launch = [sys.executable, "-Pc", "from flowtrace.cli.run import main; main()", "--quiet"]
-    bare, (launcher, process) = _imports([]), _imports(launch)
-    return {"launcher": sorted(launcher - bare[0]), "process": sorted(process - bare[0])}, bare[0]
-
-
-def _imports(launch: list[str]) -> list[set[str]]:
-    """The imports of each of the programs that a process is one after the other."""
     with tempfile.TemporaryDirectory() as folder:
-        command, env = [*launch, sys.executable, "-c", "pass"], environment() | {"PYTHONPROFILEIMPORTTIME": "1"}
-        done = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, check=True)
+        (bare,), (first, _), (launcher, process) = (_imports(way, folder) for way in ([], launch, launch))
+    found = {"launcher, first start": first, "launcher": launcher, "process": process}
+    return {name: sorted(imported - bare) for name, imported in found.items()}, bare
+
+
+def _imports(launch: list[str], folder: str) -> list[set[str]]:
+    """The imports of each of the programs that a process is one after the other."""
+    command = [*launch, sys.executable, "-c", "pass"]
+    env = environment() | {"PYTHONPROFILEIMPORTTIME": "1", "XDG_CACHE_HOME": folder}
+    done = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, check=True)
     _, *parts = done.stderr.split("import time: self [us]")  # the heading
     return [{_library(name) for name in _IMPORTED.findall(part)} for part in parts]
 

@@ -12,7 +12,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from flowtrace.config import Resolved, Rule, to_json
+from flowtrace.cli.run import started
+from flowtrace.config import Resolved, Rule, handed_on
 from tests.agent.program import config
 
 PLUGIN = """
@@ -55,10 +56,10 @@ def f(x):
 START = """
 import asyncio, json, os, sys, threading
 from flowtrace.agent import start
-from flowtrace.config import Resolved, from_json
+from flowtrace.settings import read
 import memory_plugin
 
-agent = start(from_json(sys.argv[1], Resolved))
+agent = start(read(sys.argv[1]))
 def finish(**more):
     agent.stop()
     print(json.dumps({"events": [s.events for s in memory_plugin.sinks], **more}))
@@ -77,13 +78,13 @@ class Scene:
         """What the script hands to ``finish``; ``changes`` are to the configuration."""
         rules = {"service": "test", "targets": (Rule(modules=("shop",)),), "sinks": ({"type": "memory"},), **changes}
         resolved = Resolved(
-            config=msgspec.structs.replace(config(), **rules), plugins=("memory_plugin",), run="00000000000000aa",
-            directory=str(self.folder), project=str(self.folder), quiet=True, root_pid=0,
+            config=msgspec.structs.replace(config(), **rules), plugins=("memory_plugin",), ready=(None,),
+            directory=str(self.folder), project=str(self.folder),
         )  # fmt: skip
         (self.folder / "script.py").write_text(START + script)
         env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(self.folder), *sys.path]), "FLOWTRACE_STRICT": "1"}
         ended = subprocess.run(
-            [sys.executable, "script.py", to_json(resolved).decode()],
+            [sys.executable, "script.py", started(handed_on(resolved), quiet=True)],
             cwd=self.folder, env=env, capture_output=True, text=True, timeout=20, check=False,
         )  # fmt: skip
         assert ended.returncode == returncode, ended.stderr
@@ -214,8 +215,9 @@ def test_propagation_may_be_changed_while_the_program_runs(scene: Scene, after: 
         "    return b'traceparent' in connection.sent\n"
         "before = sends()\n"
         "def change():\n"
-        "    config = msgspec.structs.replace(agent._config, propagation=Propagation(send=False))\n"
-        "    agent.reload(msgspec.structs.replace(agent._resolved, config=config))\n"
+        "    new = read(sys.argv[1])\n"
+        "    new.config.propagation.send = False\n"
+        "    agent.reload(new)\n"
         + ("change()\n" if after == "reload" else "agent.switch(on=False)\nchange()\nagent.switch(on=True)\n")
         + "shop.f(1)\nfinish(before=before, after=sends())\n"
     )
@@ -229,8 +231,8 @@ def test_what_only_a_start_can_change_is_refused(scene: Scene) -> None:
     script = (
         "import shop, msgspec\n"
         "from flowtrace.errors import ConfigError\n"
-        "old = from_json(sys.argv[1], Resolved)\n"
-        "new = msgspec.structs.replace(old, config=msgspec.structs.replace(old.config, service='other', targets=()))\n"
+        "new = read(sys.argv[1])\n"
+        "new.config.service, new.config.targets = 'other', ()\n"
         "try:\n    agent.reload(new)\nexcept ConfigError as error:\n    said = str(error)\n"
         "shop.f(1)\nfinish(said=said)\n"
     )

@@ -15,7 +15,7 @@ import pytest
 
 from flowtrace import announcement
 from flowtrace.announcement import Announcement, ForkSilence, Warnings, plural
-from flowtrace.config import Config, Resolved
+from flowtrace.config import Config, Started
 from flowtrace.instrument import Function
 from flowtrace.patcher import Traced
 from flowtrace.redaction import Redactor
@@ -35,9 +35,10 @@ class Scene:
         self, *, quiet: bool = False, root: bool = True, sinks: tuple[str, ...] = ("file",)
     ) -> Announcement:
         """The announcement of this process, which is the program itself or (not ``root``) one that it started."""
-        resolved = Resolved(
+        started = Started(
             config=Config(service="shop"),
             plugins=(),
+            ready=(),
             run="0" * 16,
             directory="/",
             project="/",
@@ -45,7 +46,7 @@ class Scene:
             root_pid=os.getpid() if root else 1,
         )
         return Announcement(
-            resolved,
+            started,
             sinks=sinks,
             modules=self.modules,
             warnings=Warnings(str),

@@ -63,6 +63,17 @@ def functions(module: Any) -> list[Any]:
     return [module.f, module.outer, module.Shop.buy, module.Shop.hours, module.cached.__wrapped__, module.counts]
 
 
+def test_rule_changes_only_what_it_names_of_capture(tmp_path: Path) -> None:
+    """What a rule leaves open is as it is for all functions."""
+    rules = {**RULE, "include": ["f"], "capture": {"result": False, "max_items": 1}}, RULE
+    with program(tmp_path, *rules) as running:
+        running.load("shop", SHOP)
+        f, buy = (next(t for t in running.recorder.targets if t.qualname == name) for name in ("f", "Shop.buy"))
+
+    assert [(target.args, target.result) for target in (f, buy)] == [(True, False), (True, True)]
+    assert [target.encoder.result([1, 2]).count(b"2") for target in (f, buy)] == [0, 1]
+
+
 def test_switching_off_gives_back_the_very_code(shop: tuple[Program, Any]) -> None:
     """Off, each function has the code that Python compiled; on, the instrumented one, the same objects each time."""
     running, module = shop

@@ -19,7 +19,6 @@ from flowtrace.config import (
     Flush,
     Queue,
     Redact,
-    Resolved,
     Rule,
     Sampling,
     Size,
@@ -93,33 +92,10 @@ def test_json_round_trip(config: Config) -> None:
     assert from_json(to_json(config)) == config
 
 
-def test_resolved_round_trip() -> None:
-    """All that the launcher hands over arrives."""
-    resolved = Resolved(
-        config=Config(),
-        plugins=("a", "b:c"),
-        run="00ff00ff00ff00ff",
-        directory="/srv",
-        project="/app",
-        quiet=True,
-        root_pid=7,
-    )
-
-    assert from_json(to_json(resolved), Resolved) == resolved
-
-
 def test_json_of_another_version_is_refused() -> None:
     """The traced process does not guess what an unknown key means."""
     with pytest.raises(msgspec.ValidationError):
         from_json(b'{"sampler": {}}')
-
-
-def test_rule_overrides_capture() -> None:
-    """A rule changes what it names of `capture`, and nothing else."""
-    rule = Rule(modules=("m",), capture=CaptureOverride(result=False, max_items=1))
-
-    assert rule.capture_over(Capture(max_depth=9)) == Capture(result=False, max_items=1, max_depth=9)
-    assert Rule(modules=("m",)).capture_over(base := Capture()) is base
 
 
 @pytest.mark.parametrize(

@@ -13,21 +13,28 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from flowtrace import control
-from flowtrace.config import Config, Resolved, from_json, to_json
-from flowtrace.control import Answer, Command, Control, Request, answer_path, read, request_path, write
+from flowtrace.control import (
+    Answer,
+    Command,
+    Control,
+    Origin,
+    Request,
+    answer_path,
+    from_text,
+    read,
+    request_path,
+    to_text,
+    write,
+)  # fmt: skip
 from flowtrace.errors import ConfigError
 
 PID = os.getpid()
-RESOLVED = Resolved(
-    config=Config(), plugins=("flowtrace_plugins",), run="0123456789abcdef", directory="/d", project="/p", quiet=True,
-    root_pid=1, file="/d/flowtrace.yaml", sets=("queue.max_events=7",),
-)  # fmt: skip
 
 requests = st.builds(
     Request,
     id=st.integers(0, 2**64 - 1).map(lambda number: f"{number:016x}"),
     command=st.sampled_from(get_args(Command)),
-    resolved=st.none() | st.just(RESOLVED),
+    resolved=st.none() | st.text(),
 )
 reuses_the_folder = settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 
@@ -54,7 +61,7 @@ def a_request(command: Command = "off", number: int = 1) -> Request:
 
 def answer_to(request: Request) -> Answer | None:
     data = read(answer_path(PID, request))
-    return from_json(data, Answer) if data is not None else None
+    return from_text(data, Answer) if data is not None else None
 
 
 # -- one request -----------------------------------------------------------------------------------------------------
@@ -85,7 +92,9 @@ def test_every_request_arrives_as_it_was_sent(request: Request, folder: Path) ->
     assert executed == [request]
 
 
-@given(data=st.binary() | st.builds(lambda request, size: to_json(request)[:size], requests, st.integers(0, 40)))
+@given(
+    data=st.binary() | st.builds(lambda request, size: to_text(request).encode()[:size], requests, st.integers(0, 40))
+)
 @reuses_the_folder
 def test_what_is_no_request_is_thrown_away(data: bytes, folder: Path) -> None:
     """Noise, and requests that were cut off, are removed unread: neither carried out nor looked at again."""
@@ -111,6 +120,34 @@ def test_id_that_is_no_id_is_thrown_away(name: str, folder: Path) -> None:
     asked.look()
     assert executed == []
     assert [*folder.iterdir()] == []
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"id": "0000000000000001", "command": "destroy"}',
+        '{"id": "0000000000000001", "command": ["off"]}',
+        '{"id": "0000000000000001", "command": "reload", "resolved": {}}',
+        '{"id": 1, "command": "off"}',
+        '{"id": "0000000000000001"}',
+        '{"id": "0000000000000001", "command": "off", "more": 1}',
+        '["0000000000000001", "off"]',
+        "[" * 100_000,
+    ],
+)
+def test_request_of_another_form_is_none(text: str) -> None:
+    """Of another version of flowtrace, or made by hand: it is not understood in part."""
+    assert from_text(text, Request) is None
+
+
+@pytest.mark.parametrize(
+    "message", [Origin("/a.yaml", ["a=1"], "/p"), Origin(None, [], "/p"), Answer(ok=False, text="é")]
+)
+def test_answer_arrives_as_it_was_given(message: Origin | Answer) -> None:
+    """The texts of the answers are understood by the one who asked, and as nothing else."""
+    other = Answer if isinstance(message, Origin) else Origin
+    assert from_text(to_text(message), type(message)) == message
+    assert from_text(to_text(message), other) is None  # type: ignore[type-var]
 
 
 @pytest.mark.parametrize(

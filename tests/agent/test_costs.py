@@ -59,7 +59,7 @@ def test_what_is_not_traced_takes_nothing(case: str, found: dict[str, Any]) -> N
     assert set(found["calls"][case].values()) == {0}
 
 
-@pytest.mark.parametrize("process", ["launcher", "process"])
+@pytest.mark.parametrize("process", ["launcher, first start", "launcher", "process"])
 def test_start_imports_what_it_imported(process: str, committed: dict[str, Any]) -> None:
     """The launcher and the traced process import no other modules than before."""
     imports, bare = costs.of_start()  # of this environment: its Python may import more than others do

@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import orjson
 import pytest
 from harness import ENDURANCE
@@ -52,7 +51,7 @@ class Delivery:
     def __init__(self, directory: Path, **options: Any) -> None:
         self.directory = directory
         self.warnings: dict[str, None] = {}
-        context = msgspec.structs.replace(make_context(directory=directory), warn=self._warn)
+        context = make_context(directory=directory)._replace(warn=self._warn)
         self.sink = FileSink(FileOptions(path="trace.jsonl", **{"rotate": ROTATION} | options), context)
         self._numbers, self._batches = itertools.count(), itertools.count()
         self.lane = Lane(

@@ -20,7 +20,7 @@ import pytest
 from flowtrace.config import Duration, Size
 from flowtrace.errors import SinkError
 from flowtrace.testing import make_batch, make_context
-from flowtrace_plugins.file import FileSink
+from flowtrace_plugins.file import FileSink, filled_in
 from flowtrace_plugins.options import FileOptions, Rotate
 from tests.faults.syscalls import CHANGES, Calls
 
@@ -82,9 +82,7 @@ def test_placeholders_and_directories(tmp_path: Path) -> None:
 
 def test_service_name_cannot_leave_its_directory(tmp_path: Path) -> None:
     """A service called ``../x`` stays one file name."""
-    options = FileOptions(path="traces/{service}.jsonl")
-
-    assert options.resolved_path(service="../x y", pid=1, run="r") == "traces/__x_y.jsonl"
+    assert filled_in("traces/{service}.jsonl", service="../x y", pid=1, run="r") == "traces/__x_y.jsonl"
 
 
 def test_symbolic_link_is_refused(tmp_path: Path) -> None:
@@ -533,7 +531,7 @@ def test_limit_on_the_size_of_files(tmp_path: Path) -> None:
 import resource, sys, time
 from flowtrace.errors import SinkError
 from flowtrace.testing import make_batch, make_context
-from flowtrace_plugins.file import FileSink
+from flowtrace_plugins.file import filled_in, FileSink
 from flowtrace_plugins.options import FileOptions
 sink = FileSink(FileOptions(path="trace.jsonl"), make_context(directory=sys.argv[1]))
 resource.setrlimit(resource.RLIMIT_FSIZE, (4000, 4000))

@@ -15,7 +15,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import orjson
 import pytest
 import trustme
@@ -62,7 +61,7 @@ class Opened:
         self.losses: list[tuple[str, int]] = []
         context = make_context(directory=directory, run="r", pid=pid, warnings=self.warnings, losses=self.losses)
         if start_thread:
-            context = msgspec.structs.replace(context, start_thread=start_thread)
+            context = context._replace(start_thread=start_thread)
         self.sink = HttpSink(decode({"url": url, "timeout": "2s"} | options, HttpOptions), context)
         self.sink.open()
         self.directory = directory

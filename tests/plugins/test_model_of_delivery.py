@@ -19,7 +19,6 @@ import zlib
 from collections.abc import Callable
 from pathlib import Path
 
-import msgspec
 import orjson
 import pytest
 from harness import ENDURANCE
@@ -63,7 +62,7 @@ class Process:
             raise RuntimeError("can't start new thread")
 
         context = make_context(directory=directory, run="r", pid=pid, warnings=self.warnings, losses=self.losses)
-        context = msgspec.structs.replace(context, start_thread=start_thread)
+        context = context._replace(start_thread=start_thread)
         spool = {"dir": "spool", "max_size": "64KiB", "max_age": "1h"}
         self.sink = HttpSink(decode({"url": server.url, "timeout": "10s", "spool": spool}, HttpOptions), context)
         self.sink.open()

@@ -25,12 +25,12 @@ def _start():
     try:
         if not getattr(sys, "_is_gil_enabled", lambda: True)():
             raise RuntimeError("builds of Python without the GIL are not supported")
-        from flowtrace.config import Resolved, from_json
+        from flowtrace.settings import read
 
-        resolved = from_json(text, Resolved)
+        started = read(text)
         from flowtrace.agent import start
 
-        start(resolved)
+        start(started)
     except Exception as error:
         if "FLOWTRACE_STRICT" in os.environ:
             raise

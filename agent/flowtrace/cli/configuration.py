@@ -1,4 +1,4 @@
-"""Configuration in the launcher: find the file, read it without trusting it, apply ``--set``, check every key.
+"""Configuration in the launcher: read the file without trusting it, apply ``--set``, check every key.
 
 `resolve` is all that the commands call. YAML is read in the launcher only; the traced process gets the result as JSON.
 """
@@ -7,62 +7,44 @@ from __future__ import annotations
 
 import os
 import re
-import stat
-import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
 
+from flowtrace.cli.source import Source, check_utf8, find
 from flowtrace.cli.yaml_reader import read_yaml
 from flowtrace.config import Config, Resolved, decode, joined, shown, to_json
 from flowtrace.errors import ConfigError, FlowtraceError, PluginError
 from flowtrace.plugins import discover, load
 
-FILE_NAME = "flowtrace.yaml"
-FILE_VARIABLE = "FLOWTRACE_CONFIG"
 SET = "--set"
-MAX_BYTES = 2**20
 
 
-def _warn(line: str) -> None:
-    print(f"flowtrace: {line}", file=sys.stderr)
+def resolve(config_path: str | None, sets: Sequence[str], environ: Mapping[str, str], cwd: str) -> Resolved:
+    """Find, read and check the configuration: `flowtrace.cli.source.find`, then `understood`."""
+    return understood(find(config_path, environ, cwd), sets, environ)
 
 
-def resolve(
-    config_path: str | None,
-    sets: Sequence[str],
-    environ: Mapping[str, str],
-    cwd: str,
-    *,
-    quiet: bool = False,
-    warn: Callable[[str], None] = _warn,
-) -> Resolved:
-    """Find, read and check the configuration.
+def understood(source: Source, sets: Sequence[str], environ: Mapping[str, str]) -> Resolved:
+    """What a source says, checked.
 
     Args:
-        config_path: The argument of ``--config``, or None.
+        source: The configuration as it was found.
         sets: The arguments of ``--set``, as ``key=value``.
-        environ: Holds ``FLOWTRACE_CONFIG`` and what ``${NAME}`` refers to.
-        cwd: The working directory, absolute.
-        quiet: Handed on.
-        warn: Takes the line that says why a file that was found is not used.
+        environ: Holds what ``${NAME}`` refers to.
 
     Returns:
-        What the traced process needs; its run id is new.
+        What the traced process needs.
 
     Raises:
-        ConfigError: a file cannot be read or a value cannot be used; one line for the user.
+        ConfigError: a value cannot be used; one line for the user.
         PluginError: an installed plugin cannot be loaded.
     """
-    named = config_path if config_path is not None else environ.get(FILE_VARIABLE) or None
-    name = named if named is not None else _found(cwd, warn)
-    path = os.path.join(cwd, name or "")
-    _check_utf8(path, "this path", place=path)
-    draft = _Draft(name, environ, cwd)
+    draft = _Draft(source, environ)
     for text in sets:
         draft.set(text)
-    draft.data.setdefault("service", _service(cwd))
+    draft.data.setdefault("service", _service(source.cwd))
     registry = load(discover())
     if registry.problems:
         raise registry.problems[0]
@@ -72,19 +54,16 @@ def resolve(
             from flowtrace.redaction import Redactor  # else not needed before the traced process
 
             Redactor(patterns=config.redact.patterns)
-        for index, spec in enumerate(config.sinks):
-            registry.decode(spec, key=f"sinks[{index}]")
+        ready = tuple(registry.ready(spec, key=f"sinks[{index}]") for index, spec in enumerate(config.sinks))
     except FlowtraceError as error:
         raise draft.attributed(error) from None
     return Resolved(
         config=config,
-        plugins=registry.needed(config.sinks),
-        run=os.urandom(8).hex(),
-        directory=_directory(name, cwd),
-        project=cwd,
-        quiet=quiet,
-        root_pid=os.getpid(),
-        file=None if named is None else path,
+        plugins=registry.needed(spec for spec, of_it in zip(config.sinks, ready, strict=True) if of_it is None),
+        ready=ready,
+        directory=source.directory,
+        project=source.cwd,
+        file=source.path if source.is_named else None,
         sets=tuple(sets),
     )
 
@@ -94,58 +73,20 @@ def _service(cwd: str) -> str:
     return name if name and name.isprintable() and "\\" not in name else "python"
 
 
-def _directory(name: str | None, cwd: str) -> str:
-    path = os.path.abspath(os.path.join(cwd, name or ""))
-    return os.path.dirname(path) if os.path.isfile(path) else cwd  # else a pipe: --config <(generate)
-
-
-def _found(cwd: str, warn: Callable[[str], None]) -> str | None:
-    """The file that nobody named, seen from ``cwd``; None where the defaults apply."""
-    if not os.path.lexists(os.path.join(cwd, FILE_NAME)):
-        return None
-    if reason := _distrust(os.path.join(cwd, FILE_NAME)):
-        warn(f"{FILE_NAME} is ignored: {reason}; name it with --config to use it all the same")
-        return None
-    return FILE_NAME
-
-
-def _distrust(path: str) -> str | None:
-    """Why a file that nobody named is not to be used, or None: what it says decides which code runs."""
-    try:
-        link, file, folder = os.lstat(path), os.stat(path), os.stat(os.path.dirname(path))
-    except OSError as error:
-        return f"{error.strerror}".lower()
-    if not stat.S_ISREG(file.st_mode):
-        return "it is not a regular file"
-    if not hasattr(os, "geteuid"):
-        return None  # Windows: the mode bits say nothing about who may write
-    if foreign := {link.st_uid, file.st_uid, folder.st_uid} - {os.geteuid(), 0}:
-        return f"it or its directory belongs to another user (uid {foreign.pop()})"
-    if file.st_mode & stat.S_IWOTH:
-        return "anyone may write to it"
-    if folder.st_mode & stat.S_IWOTH and not folder.st_mode & stat.S_ISVTX:
-        return "anyone may write to its directory"
-    return None
-
-
 _REFERENCE = re.compile(r"\$\$|\$\{(?:([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\})?")
 
 
 class _Draft:
-    """Plain data on its way to a `Config`, and where each part of it comes from.
+    """Plain data on its way to a `Config`, and where each part of it comes from."""
 
-    Args:
-        name: The config file, relative to ``cwd``, or None.
-    """
-
-    def __init__(self, name: str | None, environ: Mapping[str, str], cwd: str) -> None:
+    def __init__(self, source: Source, environ: Mapping[str, str]) -> None:
         self.data: dict[str, Any] = {}
-        self._place = name or ""
+        self._place = name = source.name or ""
         self._environ = environ
         self._filled_in: dict[str, str] = {}  # the value of a variable: the reference it replaced
         self._set_keys: list[str] = []
-        if name is not None:
-            data = read_yaml(_text(os.path.join(cwd, name), name), name)
+        if source.data:
+            data = read_yaml(_text(source.data, name), name)
             if not isinstance(data, dict | None):
                 raise ConfigError(f"expected keys such as 'targets:', got {shown(data)}", place=name)
             self.data = self._filled(data or {}, "", place=name)
@@ -156,7 +97,7 @@ class _Draft:
         steps = _steps(key) if equals else None
         if not steps:
             raise ConfigError(f"{shown(text)} is not key=value; write one such as sinks[0].format=json", place=SET)
-        _check_utf8(text, "the text", place=SET)
+        check_utf8(text, "the text", place=SET)
         head = steps[0]
         if head in ("targets", "sinks") and self.data.get(str(head)) is None:
             self.data[str(head)] = msgspec.json.decode(to_json(Config()))[head]
@@ -192,7 +133,7 @@ class _Draft:
         if value is None:
             problem = f"the environment variable {name} is not set; set it or write ${{{name}:-default}}"
             raise ConfigError(problem, place=place, key=key)
-        _check_utf8(value, f"the value of {name}", place=place, key=key)
+        check_utf8(value, f"the value of {name}", place=place, key=key)
         self._filled_in[value] = f"${{{name}}}"
         return value
 
@@ -239,23 +180,7 @@ def _assign(node: Any, steps: Sequence[str | int | None], value: object, path: s
     return _assign(node[step], rest, value, path)
 
 
-def _check_utf8(text: str, what: str, *, place: str, key: str = "") -> None:
-    """Refuse bytes that Python smuggled into a text of the operating system: JSON cannot carry them on."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        raise ConfigError(f"{what} is not UTF-8; use other characters", place=ascii(place)[1:-1], key=key) from None
-
-
-def _text(path: str, place: str) -> str:
-    try:
-        with open(path, "rb") as file:
-            data = file.read(MAX_BYTES + 1)
-    except OSError as error:
-        problem = f"cannot be read: {error.strerror}; name another file with --config or {FILE_VARIABLE}"
-        raise ConfigError(problem, place=place) from None
-    if len(data) > MAX_BYTES:
-        raise ConfigError("is larger than 1 MiB; name a file that holds a config", place=place)
+def _text(data: bytes, place: str) -> str:
     try:
         if b"\0" not in data:
             return data.decode("utf-8-sig")

@@ -9,11 +9,10 @@ import sys
 import time
 from collections.abc import Sequence
 
-import msgspec
-
 from flowtrace.cli.configuration import resolve
-from flowtrace.config import ENVIRONMENT_VARIABLE, from_json
-from flowtrace.control import Answer, Command, Origin, Request, answer_path, read, request_path, write
+from flowtrace.cli.run import ENVIRONMENT_VARIABLE
+from flowtrace.config import handed_on
+from flowtrace.control import Answer, Command, Origin, Request, answer_path, from_text, read, request_path, write
 from flowtrace.errors import FlowtraceError
 
 REFUSED, NOT_TRACED = 1, 3
@@ -83,13 +82,15 @@ def _reload(process: Process, options: argparse.Namespace) -> Request:
     Raises:
         FlowtraceError: it cannot be used.
     """
-    origin = from_json(process.ask(_request("origin")).text, Origin)
+    origin = from_text(process.ask(_request("origin")).text, Origin)
+    if origin is None:
+        raise FlowtraceError(f"process {process.pid} has another version of flowtrace; restart it to reload")
     file = os.path.abspath(options.config) if options.config is not None else origin.file
     try:
         resolved = resolve(file, [*origin.sets, *options.sets], process.environment(), origin.project)
     except FlowtraceError as error:
         raise FlowtraceError(f"{error}; the old configuration stays") from error
-    return msgspec.structs.replace(_request("reload"), resolved=resolved)
+    return _request("reload")._replace(resolved=handed_on(resolved))
 
 
 class Process:
@@ -124,7 +125,7 @@ class Process:
         finally:
             with contextlib.suppress(OSError):
                 os.unlink(answer)
-        return from_json(data, Answer)
+        return from_text(data, Answer) or Answer(ok=False, text=f"process {self.pid} has another version of flowtrace")
 
     def environment(self) -> dict[str, str]:
         """Its environment, for ``${NAME}``; ours where the system does not tell, or the process has written over it."""
@@ -165,6 +166,6 @@ def _is_written(path: str, request: Request) -> bool:
 def _take_back(path: str, request: Request) -> None:
     """A request that was not taken is not to be found later, by another process of that number."""
     data = read(path)
-    with contextlib.suppress(OSError, msgspec.MsgspecError):
-        if data is not None and from_json(data, Request).id == request.id:
+    with contextlib.suppress(OSError):
+        if data is not None and from_text(data, Request) == request:
             os.unlink(path)

@@ -5,15 +5,22 @@ The launcher replaces itself by ``exec``: exit status, signals, stdin and stdout
 
 from __future__ import annotations
 
-import argparse
 import os
 import sys
-from collections.abc import Mapping, Sequence
-from typing import NoReturn
 
-from flowtrace import __version__
-from flowtrace.config import ENVIRONMENT_VARIABLE, to_json
+from flowtrace.cli.resolutions import Resolutions
+from flowtrace.cli.source import find
 from flowtrace.errors import FlowtraceError
+
+TYPE_CHECKING = False  # typing takes 2 ms to import, and argparse, which only help and mistakes need, 8 ms
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Mapping, Sequence
+    from typing import NoReturn
+
+    from flowtrace.cli.source import Source
+
+ENVIRONMENT_VARIABLE = "FLOWTRACE_RESOLVED"  # hands `flowtrace.settings` on, from the launcher to the traced process
 
 USAGE_ERROR, NOT_EXECUTABLE, NOT_FOUND = 2, 126, 127  # the last two as shells have them
 
@@ -32,7 +39,7 @@ working directory are traced, and the calls are shown as a tree on stderr. FLOWT
 def main(argv: Sequence[str] | None = None) -> NoReturn:
     """Run the command line ``argv``; does not return."""
     own, command = split(sys.argv[1:] if argv is None else argv)
-    options = _parser().parse_args(own)
+    options = parse(own)
     if not command:
         _parser().error("no COMMAND to run")
     try:
@@ -83,7 +90,45 @@ def resolve_command(command: Sequence[str], environ: Mapping[str, str]) -> list[
     return [found, *rest]
 
 
+class Options:
+    """The launcher's own options.
+
+    Attributes:
+        config: The argument of ``--config``, or None.
+        sets: Those of ``--set``.
+        quiet: Whether ``--quiet`` is given.
+    """
+
+    def __init__(self) -> None:
+        self.config: str | None = None
+        self.sets: list[str] = []
+        self.quiet = False
+
+
+def parse(own: Sequence[str]) -> Options:
+    """The launcher's own options; ends with help, the version, or what is wrong with them."""
+    options = Options()
+    rest = iter(own)
+    for option in rest:
+        name, equals, argument = option.partition("=")
+        if name in ("--config", "--set") and not equals:
+            argument = next(rest, "-")
+        if option == "--quiet":
+            options.quiet = True
+        elif name == "--config" and (equals or not argument.startswith("-")):
+            options.config = argument
+        elif name == "--set" and (equals or not argument.startswith("-")):
+            options.sets.append(argument)
+        else:
+            return _parser().parse_args(own, namespace=Options())
+    return options
+
+
 def _parser() -> argparse.ArgumentParser:
+    import argparse
+
+    from flowtrace import __version__
+
     parser = argparse.ArgumentParser(
         prog="flowtrace-run",
         usage="flowtrace-run [--config FILE] [--set KEY=VALUE]... [--quiet] COMMAND...",
@@ -101,15 +146,33 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _traced(environ: dict[str, str], options: argparse.Namespace) -> dict[str, str]:
+def _traced(environ: dict[str, str], options: Options) -> dict[str, str]:
     """The environment in which Python starts traced: our ``sitecustomize`` first, and the configuration."""
-    from flowtrace.cli.configuration import resolve  # reads YAML; not needed where tracing is off
-
-    resolved = resolve(options.config, options.sets, environ, os.getcwd(), quiet=options.quiet)
+    source = find(options.config, environ, os.getcwd())
     path = environ.get("PYTHONPATH")
+    environ[ENVIRONMENT_VARIABLE] = started(_resolution(source, options.sets, environ), quiet=options.quiet)
     environ["PYTHONPATH"] = os.pathsep.join([BOOT, path] if path else [BOOT])
-    environ[ENVIRONMENT_VARIABLE] = to_json(resolved).decode()
     return environ
+
+
+def _resolution(source: Source, sets: Sequence[str], environ: Mapping[str, str]) -> str:
+    """What a source comes to, as JSON, known from an earlier start or found out now."""
+    resolutions = Resolutions(environ)
+    if not sets and (known := resolutions.get(source)):
+        return known
+    from flowtrace.cli.configuration import understood
+    from flowtrace.config import handed_on
+
+    resolved = understood(source, sets, environ)
+    text = handed_on(resolved)
+    resolutions.keep(source, resolved, text)
+    return text
+
+
+def started(resolution: str, *, quiet: bool) -> str:
+    """The JSON of a `flowtrace.config.Started`, made of that of a `Resolved`."""
+    run, is_quiet = os.urandom(8).hex(), "true" if quiet else "false"
+    return f'{resolution[:-1]},"run":"{run}","quiet":{is_quiet},"root_pid":{os.getpid()}}}'
 
 
 def _become(command: list[str], environ: dict[str, str]) -> NoReturn:

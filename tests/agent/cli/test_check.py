@@ -13,7 +13,7 @@ import orjson
 import pytest
 
 from flowtrace.cli.main import main
-from flowtrace.config import ENVIRONMENT_VARIABLE
+from flowtrace.cli.run import ENVIRONMENT_VARIABLE
 from flowtrace.errors import InstrumentError
 
 Check = Callable[..., tuple[int, str, str]]

@@ -15,7 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flowtrace.cli import configuration
-from flowtrace.cli.configuration import MAX_BYTES, resolve
+from flowtrace.cli.configuration import resolve, understood
+from flowtrace.cli.source import MAX_BYTES, find
 from flowtrace.config import Capture, Config, Resolved, Rule, from_json, to_json
 from flowtrace.errors import ConfigError, FlowtraceError, PluginError
 
@@ -38,7 +39,8 @@ def resolved(tmp_path: Path) -> Resolve:
             path.write_bytes(text.encode() if isinstance(text, str) else text)
             path.chmod(0o644)
         said: list[str] = [] if warnings is None else warnings
-        return resolve(config, sets, environ or {}, str(tmp_path), warn=said.append)
+        source = find(config, environ or {}, str(tmp_path), warn=said.append)
+        return understood(source, sets, environ or {})
 
     return resolved
 
@@ -62,8 +64,7 @@ def test_defaults_without_a_file(resolved: Resolve, tmp_path: Path) -> None:
     assert result.config.targets[0].modules == ("@project",)
     assert result.config.sinks == ({"type": "stdout", "format": "pretty", "stream": "stderr"},)
     assert (result.directory, result.project) == (str(tmp_path), str(tmp_path))
-    assert result.plugins == ("flowtrace_plugins",)
-    assert result.root_pid == os.getpid()
+    assert result.plugins == ()
     assert from_json(to_json(result), Resolved) == result
 
 

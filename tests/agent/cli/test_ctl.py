@@ -15,9 +15,11 @@ from hypothesis import strategies as st
 
 from flowtrace import control
 from flowtrace.cli.main import main
-from flowtrace.config import ENVIRONMENT_VARIABLE, to_json
-from flowtrace.control import Control, Origin, Request
+from flowtrace.cli.run import ENVIRONMENT_VARIABLE
+from flowtrace.config import Resolved
+from flowtrace.control import Control, Origin, Request, to_text
 from flowtrace.errors import ConfigError
+from flowtrace.settings import read
 
 CONFIG = """\
 service: shop
@@ -46,7 +48,7 @@ class Process:
 
     def _execute(self, request: Request) -> str:
         if request.command == "origin":
-            return to_json(self.origin).decode()
+            return to_text(self.origin)
         self.asked.append(request)
         if self.refuses:
             raise ConfigError(self.refuses)
@@ -56,6 +58,12 @@ class Process:
         """Answer no more."""
         self._over.set()
         self._thread.join()
+
+
+def sent(process: Process) -> Resolved:
+    """The configuration of the first request, as the process reads it."""
+    assert process.asked[0].resolved is not None
+    return read(process.asked[0].resolved)
 
 
 Ctl = Callable[..., tuple[int, str, str]]
@@ -207,10 +215,8 @@ def test_edited_configuration_is_sent(process: Process, ctl: Ctl, tmp_path: Path
 
     assert ctl("reload") == (0, "did reload\n", "")
 
-    [request] = process.asked
-    assert request.resolved is not None
-    assert request.resolved.config.capture.max_items == 7
-    assert request.resolved.project == str(tmp_path / "project")
+    resolved = sent(process)
+    assert (resolved.config.capture.max_items, resolved.project) == (7, str(tmp_path / "project"))
 
 
 def test_process_keeps_its_file_and_its_sets(process: Process, ctl: Ctl, tmp_path: Path) -> None:
@@ -223,8 +229,7 @@ def test_process_keeps_its_file_and_its_sets(process: Process, ctl: Ctl, tmp_pat
 
     ctl("reload", "--set", "capture.max_items=9")
 
-    assert process.asked[0].resolved is not None
-    capture = process.asked[0].resolved.config.capture
+    capture = sent(process).config.capture
     assert (capture.max_items, capture.max_depth, capture.max_string) == (9, 2, 70)
 
 
@@ -236,9 +241,8 @@ def test_another_file_may_be_named(process: Process, ctl: Ctl, tmp_path: Path, m
 
     ctl("reload", "--config", "other.yaml")
 
-    assert process.asked[0].resolved is not None
-    assert process.asked[0].resolved.directory == str(tmp_path / "here")
-    assert process.asked[0].resolved.config.service == "shop"
+    assert sent(process).directory == str(tmp_path / "here")
+    assert sent(process).config.service == "shop"
 
 
 def test_variables_are_those_of_the_process(folder: Path, ctl: Ctl, tmp_path: Path) -> None:
@@ -246,9 +250,9 @@ def test_variables_are_those_of_the_process(folder: Path, ctl: Ctl, tmp_path: Pa
     (tmp_path / "flowtrace.yaml").write_text("service: ${NAME_OF_SERVICE}")
     program = (
         "import sys, time; from flowtrace import control; control.folder = lambda: sys.argv[1]\n"
-        "from flowtrace.config import to_json\n"
-        "origin = to_json(control.Origin(file=None, sets=(), project=sys.argv[2])).decode()\n"
-        "def execute(request): return request.resolved.config.service if request.resolved else origin\n"
+        "from flowtrace.settings import read\n"
+        "origin = control.to_text(control.Origin(file=None, sets=(), project=sys.argv[2]))\n"
+        "def execute(request): return read(request.resolved).config.service if request.resolved else origin\n"
         "asked = control.Control(execute); print(flush=True)\n"
         "while True: asked.look(); time.sleep(0.001)\n"
     )

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from flowtrace.cli.main import main
-from flowtrace.config import ENVIRONMENT_VARIABLE
+from flowtrace.cli.run import ENVIRONMENT_VARIABLE
 from flowtrace.redaction import MARKER
 from tests.agent.redaction_corpus import Maker
 

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from flowtrace import settings
 from flowtrace.cli import run
-from flowtrace.config import ENVIRONMENT_VARIABLE, Resolved, from_json
+from flowtrace.cli.run import ENVIRONMENT_VARIABLE
 
 
 class Became(Exception):
@@ -101,7 +102,7 @@ def test_configuration_is_handed_on_as_json(folder: Path) -> None:
 
     became = launched("--config", "my.yaml", "--set", "capture.max_depth=1", "--quiet", sys.executable, "--config", "x")
 
-    resolved = from_json(became.environ[ENVIRONMENT_VARIABLE], Resolved)
+    resolved = settings.read(became.environ[ENVIRONMENT_VARIABLE])
     assert (resolved.config.service, resolved.config.capture.max_depth, resolved.quiet) == ("shop", 1, True)
     assert (resolved.directory, resolved.project, resolved.root_pid) == (str(folder), str(folder), os.getpid())
     assert became.command == [sys.executable, "--config", "x"]
