@@ -10,13 +10,13 @@ the request.
 from __future__ import annotations
 
 import contextvars
-import re
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import orjson
 
 from flowtrace.introspection import slot_of
+from flowtrace.patterns import late
 from flowtrace.recorder import Current, Entry
 from flowtrace.splices import Splice, Splices
 from flowtrace.tracecontext import HEADER, STATE_HEADER, Remote, parse
@@ -50,7 +50,7 @@ _ROUTES = (
     "fastapi.routing:APIRoute.handle",
 )
 
-_METHOD = re.compile(r"[A-Z-]{1,32}")
+_METHOD = late(r"[A-Z-]{1,32}")
 _MAX_ROUTE, _MAX_STATE = 512, 4096  # characters; what is longer is left out
 
 

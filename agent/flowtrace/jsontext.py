@@ -11,6 +11,8 @@ from typing import Any
 
 import orjson
 
+from flowtrace.patterns import late
+
 
 class Rest(str):
     """In place of the last elements: how many are missing, which changes when more have to go."""
@@ -55,7 +57,7 @@ def dumps(plain: object) -> bytes:
 
 
 # Controls that terminals obey (C1), line ends, and marks that turn the direction of what follows.
-_UNSAFE = re.compile(rb"\xc2[\x80-\x9f]|\xe2\x80[\x8e\x8f\xa8-\xae]|\xe2\x81[\xa6-\xa9]")
+_UNSAFE = late(rb"\xc2[\x80-\x9f]|\xe2\x80[\x8e\x8f\xa8-\xae]|\xe2\x81[\xa6-\xa9]")
 
 
 def _escaped(found: re.Match[bytes]) -> bytes:

@@ -258,4 +258,5 @@ def discover(path: Sequence[str] | None = None) -> list[str]:
     from importlib.util import find_spec
 
     found = [BUILTIN] if find_spec(BUILTIN) else []
-    return list(dict.fromkeys([*found, *entry_points(sys.path if path is None else path)]))
+    others = (value for value in entry_points(sys.path if path is None else path) if value != BUILTIN)
+    return list(dict.fromkeys([*found, *others]))

@@ -16,6 +16,7 @@ from functools import partial
 from typing import Any
 
 from flowtrace.errors import ConfigError
+from flowtrace.patterns import late
 from flowtrace.secretforms import (
     BASIC,
     BEARER,
@@ -58,23 +59,23 @@ _IN_QUERY = frozenset({"sig", "signature", "x-amz-signature", "x-amz-security-to
 # Names are looked for from the separators backwards, in the reversed text: it has few of those and many words. Each
 # expression begins with one character, which the engine finds fastest. Not 10:30, http://, == or ::, but := is one.
 _NAME_BACKWARDS = r"""["'\\\]\s]{0,6}+([\w.\-]{2,64}+[?&]?)"""
-_BEFORE_EQUALS = re.compile(r"=(?<![=:]=):?+" + _NAME_BACKWARDS)
-_BEFORE_COLON = re.compile(r":(?<![=/:]:)(?<![0-9]:(?=[0-9]))" + _NAME_BACKWARDS)
-_VALUE = re.compile(
+_BEFORE_EQUALS = late(r"=(?<![=:]=):?+" + _NAME_BACKWARDS)
+_BEFORE_COLON = late(r":(?<![=/:]:)(?<![0-9]:(?=[0-9]))" + _NAME_BACKWARDS)
+_VALUE = late(
     r""">?(?:[ \t]{0,4}|\s{0,8}(?=\\?["']))
     (?:[bBrRuU]?(?P<quote>\\?["'])|(?P<open>[\[{(<])|(?P<scheme>(?:bearer|basic|digest|token|apikey)\s{1,4})?)""",
     re.IGNORECASE | re.VERBOSE,
 )
 _REST = {
-    '"': re.compile(r'(?:[^"\\]|\\.)*+', re.DOTALL),
-    "'": re.compile(r"(?:[^'\\]|\\.)*+", re.DOTALL),
-    '\\"': re.compile(r'(?:[^"\\]|\\{3}"|\\(?!"))*+'),
-    "\\'": re.compile(r"(?:[^'\\]|\\{3}'|\\(?!'))*+"),
-    "header": re.compile(r"""[^\r\n"']++"""),
+    '"': late(r'(?:[^"\\]|\\.)*+', re.DOTALL),
+    "'": late(r"(?:[^'\\]|\\.)*+", re.DOTALL),
+    '\\"': late(r'(?:[^"\\]|\\{3}"|\\(?!"))*+'),
+    "\\'": late(r"(?:[^'\\]|\\{3}'|\\(?!'))*+"),
+    "header": late(r"""[^\r\n"']++"""),
     # to the end of the line, or the block of a YAML scalar
-    "line": re.compile(r"[|>][+\-]?[ \t]*+(?:\n[ \t]++[^\n]*+)++|[^\r\n]++"),
+    "line": late(r"[|>][+\-]?[ \t]*+(?:\n[ \t]++[^\n]*+)++|[^\r\n]++"),
     # a character that ends most values is part of one that no other name follows: PASSWORD=a&b,c
-    "word": re.compile(
+    "word": late(
         r"""[^\s&;,"'<>\[\](){}=]
         (?:[^\s&;,"'<>\[\](){}]++|[&;,<>\[\](){}](?=[^\s=:"'&;,<>\[\](){}.][^\s=:"']{0,64}+(?:\s|\Z)))*+""",
         re.VERBOSE,
@@ -84,25 +85,25 @@ _NOTHING = frozenset({
     "true", "false", "null", "none", MARKER, MARKER[:-1],
     "str", "int", "float", "bool", "bytes", "string", "any", "object", "optional",  # of a signature
 })  # fmt: skip
-_BRACKETS = re.compile(r""""(?:[^"\\]|\\.)*+"?|'(?:[^'\\]|\\.){0,512}+'|[\[\](){}<>]""", re.DOTALL)
+_BRACKETS = late(r""""(?:[^"\\]|\\.)*+"?|'(?:[^'\\]|\\.){0,512}+'|[\[\](){}<>]""", re.DOTALL)
 _LINE_STARTS = frozenset({"", "-", "export", "set", "ENV", "ARG"})
-_OPTION = re.compile(
+_OPTION = late(
     r"""(?<![\w\-])--(?P<name>[A-Za-z][\w.\-]{1,63}+)[ \t]{1,4}+"""
     r"""(?:"([^"\r\n]++)|'([^'\r\n]++)|([^\s"'\-][^\s"'\])}]*+))"""
 )
-_ARGUMENT = re.compile(r"-{0,2}([\w.\-:\[\]]{2,128}+)(=)?")
+_ARGUMENT = late(r"-{0,2}([\w.\-:\[\]]{2,128}+)(=)?")
 _QUOTED = r"""(?:"((?:[^"\\]|\\.)++)"|'((?:[^'\\]|\\.)++)')"""
-_ELEMENT = re.compile(r"<(?P<name>[\w.\-:]{2,64}+)(?:\s[^<>]{0,256}+)?>([^<>]++)</")
-_FORM_FIELD = re.compile(r"""form-data; name="(?P<name>[^"\r\n]{1,64}+)"[^\r\n]{0,256}+\r?\n\r?\n([^\r\n]++)""")
-_TUPLE = re.compile(  # of two, as a header has them
+_ELEMENT = late(r"<(?P<name>[\w.\-:]{2,64}+)(?:\s[^<>]{0,256}+)?>([^<>]++)</")
+_FORM_FIELD = late(r"""form-data; name="(?P<name>[^"\r\n]{1,64}+)"[^\r\n]{0,256}+\r?\n\r?\n([^\r\n]++)""")
+_TUPLE = late(  # of two, as a header has them
     r"""[(\[][bu]?(?P<mark>["'])(?P<name>[\w.\-]{2,64}+)(?P=mark), ?[bu]?""" + _QUOTED + r"[)\]]", re.DOTALL
 )
-_NAME_AND_VALUE = re.compile(
+_NAME_AND_VALUE = late(
     r"""\b(?i:name|key|header)["']?[:=] ?["'](?P<name>[\w.\-]{2,64}+)["'],?\s{0,8}+["']?(?i:value)["']?[:=] ?"""
     + _QUOTED,
     re.DOTALL,
 )
-_ENCODED = re.compile(  # name=value inside a query of another URL
+_ENCODED = late(  # name=value inside a query of another URL
     r"(?:%[0-9A-Fa-f]{2}|\b)(?P<name>[A-Za-z_][\w.\-]{1,63}+)(?:%22)?%3[ADad](?:%20|%22|\+){0,4}+"
     r"""((?:[^%&\s"']|%(?!2[26Cc]|7[Dd]))++)"""
 )
@@ -111,13 +112,13 @@ _ENCODED = re.compile(  # name=value inside a query of another URL
 
 
 # what `is_clean` looks for: of each token something that is found fast
-_AFTER_DASH = re.compile(
+_AFTER_DASH = late(
     r"-(?:(?<=sk-)|(?<=xo..-)|(?<=xo.\.xo..-)|(?<=xapp-)|(?<=gl..-)|(?<=gl...-)|(?<=gl....-)|(?<=gl.....-)"
     r"|(?<=pypi-)|(?<=GOCSPX-)|(?<=-----BEGIN )|(?<=AGE-)SECRET|(?<=form-)data|----BEGIN|-[A-Za-z]|(?<= -)[puUa])"
 )
-_DIGIT_RUN = re.compile(r"[0-9][0-9 -]{11}[0-9]")
-_UNDERSCORE_RUN = re.compile(r"_[A-Za-z0-9]{10}")
-_PASSWORD_QUOTED = re.compile(r""" ["'](?<=[dD] .|[eE] .|[yY] .|[sS] .)""")
+_DIGIT_RUN = late(r"[0-9][0-9 -]{11}[0-9]")
+_UNDERSCORE_RUN = late(r"_[A-Za-z0-9]{10}")
+_PASSWORD_QUOTED = late(r""" ["'](?<=[dD] .|[eE] .|[yY] .|[sS] .)""")
 _NO_DIGITS = bytes(byte for byte in range(256) if not 48 <= byte <= 57)
 
 
@@ -224,7 +225,8 @@ class Redactor:
                 command = _command(argument, command)
                 options += [COMMAND_OPTIONS[command]] if command in COMMAND_OPTIONS else []
             option = _ARGUMENT.match(argument)
-            is_secret = option is not None and self.is_secret_name(option[1])
+            names = option is not None and (argument[:1] == "-" or option[2] is not None)
+            is_secret = option is not None and names and self.is_secret_name(option[1])
             is_whole = option is not None and option.end() == len(argument)
             short = next(filter(None, (known.match(argument) for known in options)), None)
             was_value = is_value or (is_named and argument[:1] != "-" and argument.lower() not in _NOTHING)

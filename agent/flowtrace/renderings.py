@@ -9,7 +9,6 @@ import collections
 import datetime
 import functools
 import operator
-import re
 import types
 from collections.abc import Callable
 from typing import Any
@@ -28,6 +27,7 @@ from flowtrace.introspection import (
     stored_under,
     title_of,
 )
+from flowtrace.patterns import late
 
 SCALARS = frozenset(map(id, (str, bytes, int, float, bool, type(None))))  # by id: a metaclass may define __hash__
 
@@ -130,7 +130,7 @@ def _path(kind: Any, value: Any) -> str:
     return joined if is_normal else str(kind(*parts))
 
 
-_NORMAL_PATH = re.compile(r"/?(?:[^/.][^/]*+/)*+[^/.][^/]*+")  # most are, and a copy takes 10 µs
+_NORMAL_PATH = late(r"/?(?:[^/.][^/]*+/)*+[^/.][^/]*+")  # most are, and a copy takes 10 µs
 
 
 def _address(kind: Any, value: Any) -> str:

@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import NamedTuple, TypeAlias
 
+from flowtrace.patterns import late
+
 SHORTEST_FORM = 13  # characters; in anything shorter only name=value, name: value and --name value are looked for
 
 
@@ -102,14 +104,14 @@ COMMAND_PASSWORD = Detector(
 )
 # The same for commands that are lists of arguments. What stands behind the match is the password; where that is
 # nothing, it is the next argument.
-_MYSQL = re.compile(r"-p(?=.)", re.DOTALL)
-_LOGIN = re.compile(r"-p=?")
+_MYSQL = late(r"-p(?=.)", re.DOTALL)
+_LOGIN = late(r"-p=?")
 COMMAND_OPTIONS = {
-    "curl": re.compile(r"(?:-[#012346BGIJLMNORSVZafgijklnpqsv]*+[uU]|--(?:proxy-)?user(?:=|\Z))"),
+    "curl": late(r"(?:-[#012346BGIJLMNORSVZafgijklnpqsv]*+[uU]|--(?:proxy-)?user(?:=|\Z))"),
     "docker login": _LOGIN,
     "podman login": _LOGIN,
-    "redis-cli": re.compile(r"-a\Z"),
-    "sshpass": re.compile(r"-p"),
+    "redis-cli": late(r"-a\Z"),
+    "sshpass": late(r"-p"),
     **dict.fromkeys(("mysql", "mysqladmin", "mysqldump", "mysqlimport", "mysqlsh"), _MYSQL),
     **dict.fromkeys(("mariadb", "mariadb-admin", "mariadb-dump", "mariadb-import"), _MYSQL),
 }
@@ -117,8 +119,8 @@ COMMANDS = frozenset(command.partition(" ")[0] for command in COMMAND_OPTIONS)
 
 DETECTORS = (PRIVATE_KEY, URL_CREDENTIALS, COMMAND_PASSWORD, QUOTED_PASSWORD, *TOKENS, BEARER, BASIC, CARD)
 
-_TOKEN = re.compile(r"\b(?:" + "|".join(detector.pattern for detector in TOKENS) + ")")  # groups would make it slow
-_CARD_BRAND = re.compile(
+_TOKEN = late(r"\b(?:" + "|".join(detector.pattern for detector in TOKENS) + ")")  # groups would make it slow
+_CARD_BRAND = late(
     r"4(?:\d{12}|\d{15})|5[1-5]\d{14}|2(?:22[1-9]|2[3-9]\d|[3-6]\d\d|7[01]\d|720)\d{12}|3[47]\d{13}"
     r"|6(?:011|5\d\d|4[4-9]\d)\d{12}|35(?:2[89]|[3-8]\d)\d{12}|3(?:0[0-5]|[68]\d)\d{11}|62\d{14}"
 )
@@ -126,7 +128,7 @@ _CARD_BRAND = re.compile(
 
 def by_form(detector: Detector, *, accept: Callable[[str], bool] = lambda secret: True) -> Find:
     """Finds what a detector matches and ``accept`` takes for a secret."""
-    pattern = re.compile(detector.pattern)
+    pattern = late(detector.pattern)
 
     def find(text: str) -> Iterator[Finding]:
         for match in pattern.finditer(text) if len(text) >= SHORTEST_FORM else ():

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import re
 
+from flowtrace.patterns import late
+
 # What Sentry, ddtrace, Elastic APM and Logfire hide by default, matched on whole words of "_the_name_in_this_form_"
 # where they match substrings ("author", "token_count" and "secretary" stay). By the name of the rule.
 NAME_RULES = {
@@ -52,11 +54,11 @@ WHOLE_NAMES = frozenset({
     "encryptionkeyid", "geolocation", "ipaddress", "jti", "nonce", "passhash", "pemfile", "pkcs8", "publickey",
     "routingnumber", "signature", "usersession", "voterid", "xforwardedfor", "xrealip",
 })  # fmt: skip
-_SECRET_NAME = re.compile("|".join(NAME_RULES.values()), re.VERBOSE)  # groups would make it slow
+_SECRET_NAME = late("|".join(NAME_RULES.values()), re.VERBOSE)  # groups would make it slow
 WHOLE_NAMES_RULE = "other names"
 
 # Names that hold such a word and say something about the secret instead of holding it.
-_ABOUT_A_SECRET = re.compile(
+_ABOUT_A_SECRET = late(
     r"""
       _(?:counts?|counter|types?|kind|length|len|size|limits?|total|used|usage|budget|names?|methods?|timeout|ttl
         |policy|path|file|filename|dir|url|uri|endpoint|fields?|columns?|valid|validity|invalid|enabled|disabled
@@ -75,8 +77,8 @@ _ABOUT_A_SECRET = re.compile(
     re.VERBOSE,
 )
 
-_CAMEL_HUMP = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
-_NOT_A_LETTER = re.compile(r"[^a-z0-9]++")
+_CAMEL_HUMP = late(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
+_NOT_A_LETTER = late(r"[^a-z0-9]++")
 
 
 def is_secret(name: str, squashed: str) -> bool:

@@ -9,11 +9,13 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
+from flowtrace.patterns import late
+
 HEADER = "traceparent"
 STATE_HEADER = "tracestate"  # what other tracers send along with it (section 3.3), handed on as it came
 VARIABLE = "TRACEPARENT"  # as OpenTelemetry names it for child processes
 
-_FORMAT = re.compile(r"(?!ff)([0-9a-f]{2})-(?!0{32})([0-9a-f]{32})-(?!0{16})([0-9a-f]{16})-([0-9a-f]{2})(?:-.*)?", re.S)
+_FORMAT = late(r"(?!ff)([0-9a-f]{2})-(?!0{32})([0-9a-f]{32})-(?!0{16})([0-9a-f]{16})-([0-9a-f]{2})(?:-.*)?", re.S)
 
 
 class Remote(NamedTuple):

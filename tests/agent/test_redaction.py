@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from flowtrace import redaction, secretforms, secretnames
 from flowtrace.errors import ConfigError
+from flowtrace.patterns import Pattern
 from flowtrace.redaction import MARKER, MAX_TEXT, Redactor
 from flowtrace.secretforms import DETECTORS
 from flowtrace.secretnames import NAME_RULES
@@ -281,9 +282,7 @@ def test_takes_patterns_that_are_bounded(pattern: str) -> None:
 def own_patterns() -> dict[str, re.Pattern[str]]:
     """Each expression that may meet a text of the program, by its name."""
     modules = (redaction, secretnames, secretforms)
-    patterns = {
-        name: value for module in modules for name, value in vars(module).items() if isinstance(value, re.Pattern)
-    }
+    patterns = {name: value for module in modules for name, value in vars(module).items() if isinstance(value, Pattern)}
     patterns |= {f"_REST {kind}": pattern for kind, pattern in redaction._REST.items()}
     return patterns | {detector.name: re.compile(detector.pattern) for detector in DETECTORS}
 
