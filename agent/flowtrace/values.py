@@ -209,6 +209,8 @@ class Encoder:
             return False
         if name in _VALUE:
             return False  # another argument may be its name: `_fields` looks closer
+        if name in _NAME:
+            return True  # it may say what another argument is
         if len(self._plain_names) >= _MAX_NAMES:
             self._plain_names.clear()
         if len(name) <= _LONGEST_NAME:
@@ -457,12 +459,23 @@ class Encoder:
             if call.left <= 0:
                 break
             call.left -= len(name) + 4
-            if name in _VALUE:
-                plain = not (names_secret or self._is_secret(name)) or _holds_nothing(item)
+            if name in self._plain_names:  # most are; and most values are scalars, as `_plain` shows them
+                kind = type(item)
+                if kind is str:
+                    plain = self._text(item, call)
+                elif item is None or kind is bool or (kind is int and -PLAIN_INT < item < PLAIN_INT):
+                    call.left -= 6
+                    plain = item
+                else:
+                    plain = self._plain(item, call)
             else:
-                plain = name in self._plain_names or self._remember(name) or _holds_nothing(item)
-                names_secret = self._is_header(item) if name in _NAME else names_secret
-            shown[name if name not in shown else unused(name, shown)] = self._plain(item, call) if plain else MARKER
+                if name in _VALUE:
+                    is_shown = not (names_secret or self._is_secret(name)) or _holds_nothing(item)
+                else:
+                    is_shown = self._remember(name) or _holds_nothing(item)
+                    names_secret = self._is_header(item) if name in _NAME else names_secret
+                plain = self._plain(item, call) if is_shown else MARKER
+            shown[name if name not in shown else unused(name, shown)] = plain
             count += 1
         if count < total:
             shown[unused("…", shown)] = Rest(total - count, "{} more")
@@ -559,11 +572,9 @@ class Encoder:
         aliases = shape.aliases
         stored, unread = stored_fields(value, shape, self._max_items * 8)
         call.left -= len(stored)
-        fields = [
-            (alias, item)
-            for name, item in stored
-            if type(name) is str and name[:1] != "_" and (alias := aliases.get(name, name)) is not None
-        ]
+        fields = [field for field in stored if type(field[0]) is str and field[0][:1] != "_"]
+        if aliases:
+            fields = [(alias, item) for name, item in fields if (alias := aliases.get(name, name)) is not None]
         if not fields and not shape.declared:
             return shape.name
         return self._opened(value, fields[: self._max_items], len(fields) + unread, call, shape)
