@@ -453,6 +453,7 @@ class Encoder:
 
     def _fields(self, fields: Any, total: int, call: _Call, shown: dict[str, object]) -> dict[str, object]:
         """As ``_items``, for names out of the program's source: texts, unlike each other and no secrets themselves."""
+        plain: object
         count = 0
         names_secret = False  # as in set_header(name="Authorization", value="…")
         for name, item in fields:
