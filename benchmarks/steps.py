@@ -37,7 +37,7 @@ import report
 from report import Spread
 
 from flowtrace import recorder as original
-from flowtrace.agent import _task_name
+from flowtrace.agent import _name_tasks
 from flowtrace.dispatcher import Dispatcher
 from flowtrace.events import ENTER, Batch, Described, Ids, Lines
 from flowtrace.instrument import instrument
@@ -177,7 +177,7 @@ def _rung(source: Source, label: str, cut: Cut) -> Rung:
 
 def _recorded(recorder: Any) -> Callable[..., None]:
     """The function, traced by this recorder as the agent has it."""
-    recorder.state.task_name = _task_name(recorder.state)
+    _name_tasks(recorder.state)
     target = original.Target("steps", "method", 1, Encoder(limits=Limits(), redactor=Redactor()))
     return _traced(recorder.functions(target))
 
