@@ -9,12 +9,9 @@ from __future__ import annotations
 import atexit
 import contextlib
 import os
-import platform
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
-
-import orjson
 
 from flowtrace import constants, contexts
 from flowtrace.announcement import Announcement, ForkSilence, Warnings, plural
@@ -30,6 +27,7 @@ from flowtrace.hooks import SinkContext
 from flowtrace.importer import Importer
 from flowtrace.incoming import Incoming
 from flowtrace.lane import Lane
+from flowtrace.late import orjson
 from flowtrace.outgoing import Outgoing
 from flowtrace.plugins import Registry, load
 from flowtrace.recorder import Recorder
@@ -328,8 +326,8 @@ class Agent:
             argv=orjson.loads(
                 self.attachment.encoder().result(self.attachment.redactor.scrub_arguments(sys.orig_argv))
             ),
-            python=platform.python_version(),
-            host=platform.node(),
+            python=sys.version.partition(" ")[0],
+            host=os.uname().nodename,
             wallNanos=time.time_ns(),
             monotonicNanos=now,
             sinks=sinks,

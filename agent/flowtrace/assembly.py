@@ -6,7 +6,6 @@ Formats: wordcode with inline caches (``Lib/opcode.py``), the table of exception
 
 from __future__ import annotations
 
-import dis
 import itertools
 import opcode
 import sys
@@ -217,9 +216,9 @@ def depths(instructions: Sequence[Instruction], start: int) -> dict[Instruction,
         found[each] = depth
         arg = each.arg if each.op >= opcode.HAVE_ARGUMENT else None
         if each.op not in _ENDS:
-            waiting.append((following[each], depth + dis.stack_effect(each.op, arg, jump=False)))
+            waiting.append((following[each], depth + opcode.stack_effect(each.op, arg, jump=False)))
         if each.target is not None:
-            waiting.append((each.target, depth + dis.stack_effect(each.op, arg, jump=True)))
+            waiting.append((each.target, depth + opcode.stack_effect(each.op, arg, jump=True)))
         if each.handler is not None:
             waiting.append((each.handler.target, each.handler.depth + each.handler.lasti + 1))
     return found

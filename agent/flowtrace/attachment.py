@@ -12,7 +12,7 @@ import types
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, TypeVar
 
-from flowtrace import constants
+from flowtrace import constants, late
 from flowtrace.defaults import MarksDefaults
 from flowtrace.descriptions import Descriptions
 from flowtrace.importer import is_main_program
@@ -266,6 +266,7 @@ class Attachment:
             self._add(traced, place.function.__code__, rules, known_as=place.qualname)
 
     def _functions(self, module: str, qualname: str, line: int, rule: Rule | None) -> Functions:
+        late.load()
         capture = _Captured.of(self._capture, rule.capture if rule else None)
         encoder: Encodes = self.encoder(capture.limits)
         if capture.mark_defaults:

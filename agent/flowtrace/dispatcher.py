@@ -16,12 +16,11 @@ import os
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-import orjson
-
 from flowtrace import threads
 from flowtrace.events import ENTER, EXCEPTION, EXIT, STATEMENT, Batch, Lines, Record
 from flowtrace.keeping import EVERYTHING, Keeper, Terms, terms
 from flowtrace.lane import POLL_S, STARVED, Chunk, Lane
+from flowtrace.late import orjson
 from flowtrace.losses import Loss, Losses
 from flowtrace.recorder import RECORD_BYTES, Recorder
 from flowtrace.unpatched import _queue, _thread, time

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
-import orjson
+from flowtrace.late import orjson
 
 SCHEMA_VERSION = 1
 

@@ -24,6 +24,7 @@ from collections.abc import Callable, Iterator, Sequence
 from importlib.machinery import ModuleSpec, SourceFileLoader
 from typing import Any, Protocol
 
+from flowtrace import late
 from flowtrace.constants import FOLDER
 from flowtrace.patcher import CALLS_WRAPPED
 from flowtrace.selection import Selection
@@ -54,8 +55,9 @@ class Importer:
     def install(self) -> None:
         """Open the three doors."""
         selection = self._attachment.selection
-        if selection.wants_standard_library or selection.may_match("wrapt", ()):
-            _wrapt_importer()  # it imports some of them: not in the middle of the program's own import
+        if selection.wants_standard_library or any(selection.may_match(name, ()) for name in ("wrapt", "orjson")):
+            _wrapt_importer()  # they import some of them: not in the middle of the program's own import
+            late.load()
         sys.meta_path.insert(0, self)
         for loader in (external.SourceLoader, external.SourcelessFileLoader, zipimport.zipimporter):
             self._plain.append((loader, loader.get_code))

@@ -13,9 +13,8 @@ import contextvars
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
-import orjson
-
 from flowtrace.introspection import slot_of
+from flowtrace.late import orjson
 from flowtrace.patterns import late
 from flowtrace.recorder import Current, Entry
 from flowtrace.splices import Splice, Splices

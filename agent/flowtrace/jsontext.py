@@ -9,8 +9,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-import orjson
-
+from flowtrace.late import orjson
 from flowtrace.patterns import late
 
 

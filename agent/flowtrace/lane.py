@@ -13,16 +13,14 @@ from __future__ import annotations
 import collections
 import contextlib
 import math
-import random
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
-
-import orjson
 
 from flowtrace import threads
 from flowtrace.errors import SinkError
 from flowtrace.events import ENTER, STATEMENT, Batch, Record
 from flowtrace.hooks import Batching, Sink
+from flowtrace.late import orjson
 from flowtrace.losses import Loss, Losses
 from flowtrace.unpatched import _queue, _thread, time
 
@@ -413,7 +411,9 @@ class Lane:
     def _may_try_again(self, tries: int, after_s: float | None) -> bool:
         """Wait before the next try, with full jitter; False when the time for retries is over."""
         if after_s is None:
-            delay = random.uniform(0, min(BACKOFF_CAP_S, BACKOFF_BASE_S * 2 ** min(tries, 10)))
+            from random import uniform  # 1 ms at the first failure, and not at the start of each process
+
+            delay = uniform(0, min(BACKOFF_CAP_S, BACKOFF_BASE_S * 2 ** min(tries, 10)))
         else:
             delay = min(max(0.0, after_s), MAX_RETRY_AFTER_S)  # 0.0 first: so not-a-number is 0
         if self._stop_at is None:

@@ -10,7 +10,6 @@ repeats are possessive or bounded. Each rule has the name under which ``flowtrac
 from __future__ import annotations
 
 import re
-import warnings
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import Any
@@ -473,6 +472,8 @@ def _end_of_brackets(text: str, start: int) -> int:
 
 def _checked(pattern: str, index: int) -> re.Pattern[str]:
     """Compile a pattern of the config, or say what is wrong with it."""
+    import warnings
+
     key = f"redact.patterns[{index}]"
     try:
         with warnings.catch_warnings(action="error", category=FutureWarning):

@@ -88,6 +88,8 @@ def is_secret(name: str, squashed: str) -> bool:
         name: As it is in the program.
         squashed: What `squash` makes of it.
     """
+    if len(squashed) < 2:  # the shortest is "pw"; so the start of `python -c` compiles none of the expressions
+        return False
     words = _words(name)
     return squashed in WHOLE_NAMES or (_SECRET_NAME.search(words) is not None and _ABOUT_A_SECRET.search(words) is None)
 

@@ -33,8 +33,8 @@ _GZIP_LEVEL = 5
 _GZIP_WINDOW = 31  # zlib's way to say: in a gzip envelope
 _GZIP_MAGIC = b"\x1f\x8b"  # RFC 1952, section 2.3.1; no JSON begins like this
 _OVER = True  # where a slice yields None
-_PUT_ASIDE = re.compile(r"\.([1-9]\d{0,3})(\.gz)?")
-_TEMPORARY = re.compile(r"\.(\d+)\.gz\.tmp")  # numbered as the file system numbers the file it comes from
+_PUT_ASIDE = r"\.([1-9]\d{0,3})(\.gz)?"
+_TEMPORARY = r"\.(\d+)\.gz\.tmp"  # numbered as the file system numbers the file it comes from
 
 
 class Aside(NamedTuple):
@@ -194,11 +194,11 @@ class Archive:
                 with contextlib.suppress(FileNotFoundError):
                     yield Aside(number, match[2] or "", path, os.lstat(path))
 
-    def _names(self, pattern: re.Pattern[str]) -> Iterator[re.Match[str]]:
+    def _names(self, pattern: str) -> Iterator[re.Match[str]]:
         """What is behind the name of the file, of those in its directory that fit."""
         directory, name = os.path.split(self._path)
         for other in os.listdir(directory):
-            if other.startswith(name) and (match := pattern.fullmatch(other[len(name) :])):
+            if other.startswith(name) and (match := re.fullmatch(pattern, other[len(name) :])):
                 yield match
 
     def _warn(self, attempt: str, error: Any) -> None:
