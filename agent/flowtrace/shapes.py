@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 import types
-import weakref
+from _weakref import ref  # what weakref has it from; that takes 1 ms to import
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -35,7 +35,7 @@ _FIELD_TABLES = ("__pydantic_fields__", "__dataclass_fields__")
 _ALIASES = ("serialization_alias", "alias")
 
 
-class Weak(weakref.ref):  # type: ignore[type-arg]
+class Weak(ref):  # type: ignore[type-arg]
     """A weak reference of our own: a plain one would be the very object that the program has, if it has one."""
 
     __slots__ = ()

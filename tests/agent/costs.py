@@ -347,13 +347,14 @@ def environment() -> dict[str, str]:
 
 
 def of_start() -> tuple[dict[str, list[str]], set[str]]:
-    """What ``flowtrace-run --quiet python -c pass`` imports, by process, and what bare Python imports anyway.
+    """What ``flowtrace-run --quiet python -c pass`` imports to trace to a file, and what bare Python imports anyway.
 
     The launcher has a line of its own for the first start, after which it knows what the configuration comes to.
     Modules of libraries count as one with these, as they are others in each version.
     """
     launch = [sys.executable, "-Pc", "from flowtrace.cli.run import main; main()", "--quiet"]
     with tempfile.TemporaryDirectory() as folder:
+        Path(folder, "flowtrace.yaml").write_text("sinks: [{type: file, path: calls.jsonl}]")
         (bare,), (first, _), (launcher, process) = (_imports(way, folder) for way in ([], launch, launch))
     found = {"launcher, first start": first, "launcher": launcher, "process": process}
     return {name: sorted(imported - bare) for name, imported in found.items()}, bare

@@ -6,6 +6,7 @@ have run without us. Nothing here may raise: a traced program starts like an unt
 Whatever Python the program starts reads this file, so it is written in what Python 2.7 and 3.11 have in common.
 """
 
+import gc
 import importlib
 import os
 import sys
@@ -25,18 +26,29 @@ def _start():
     try:
         if not getattr(sys, "_is_gil_enabled", lambda: True)():
             raise RuntimeError("builds of Python without the GIL are not supported")
-        from flowtrace.settings import read
-
-        started = read(text)
-        from flowtrace.agent import start
-
-        start(started)
+        _start_agent(text)
     except Exception as error:
         if "FLOWTRACE_STRICT" in os.environ:
             raise
         if isinstance(error, ImportError) and is_quiet:
             return  # another Python, which has no flowtrace
         os.write(2, ("flowtrace: %s: not traced: %s: %s\n" % (where, type(error).__name__, error)).encode("utf-8"))
+
+
+def _start_agent(text):
+    """Without collections meanwhile: modules and classes are no garbage, and to look for some takes 4 ms."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        from flowtrace.settings import read
+
+        started = read(text)
+        from flowtrace.agent import start
+
+        start(started)
+    finally:
+        if was_enabled:
+            gc.enable()
 
 
 def _is_helper():
