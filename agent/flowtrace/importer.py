@@ -21,7 +21,8 @@ import sys
 import types
 import zipimport
 from collections.abc import Callable, Iterator, Sequence
-from importlib.machinery import ModuleSpec, SourceFileLoader
+from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
+from importlib.util import module_from_spec
 from typing import Any, Protocol
 
 from flowtrace import late
@@ -29,6 +30,7 @@ from flowtrace.constants import FOLDER
 from flowtrace.patcher import CALLS_WRAPPED
 from flowtrace.selection import Selection
 from flowtrace.splices import Splices
+from flowtrace.unpatched import _thread
 
 
 class Attaches(Protocol):
@@ -56,7 +58,9 @@ class Importer:
         """Open the three doors."""
         selection = self._attachment.selection
         if selection.wants_standard_library or any(selection.may_match(name, ()) for name in ("wrapt", "orjson")):
-            _wrapt_importer()  # they import some of them: not in the middle of the program's own import
+            import wrapt  # noqa: F401  # they import some of them: not in the middle of the program's own import
+
+            _wrapt_importer()
             late.load()
         sys.meta_path.insert(0, self)
         for loader in (external.SourceLoader, external.SourcelessFileLoader, zipimport.zipimporter):
@@ -228,11 +232,12 @@ def _wrapts() -> list[Any]:
 
 @functools.cache
 def _wrapt_importer() -> Any:
-    """wrapt's post-import hooks, imported late: that takes 50 ms, and many a program has no target at all.
+    """wrapt's post-import hooks, imported late, and alone: the rest of wrapt takes 40 ms, as it imports asyncio.
 
     Its loader stands between importlib's frames; under importlib's name it is cut out of tracebacks as these are.
     """
     with _import_lock_released():
+        _defer("wrapt")
         import wrapt.importer
 
     for name in ("_self_exec_module", "_self_load_module"):
@@ -240,6 +245,40 @@ def _wrapt_importer() -> Any:
         if type(function) is types.FunctionType:
             function.__code__ = function.__code__.replace(co_filename=_IMPORTLIB)
     return wrapt.importer
+
+
+class _Deferred(types.ModuleType):
+    """A package whose own code runs as soon as something of it is asked for that is not there yet."""
+
+    def __getattr__(self, name: str) -> Any:
+        loader: Any = self.__spec__ and self.__spec__.loader
+        with _deferring:
+            if name.startswith("__") and name not in ("__all__", "__version__"):
+                raise AttributeError(f"module {self.__name__!r} has no attribute {name!r}")
+            if type(self) is _Deferred and self.__name__ not in _being_run:
+                _being_run.add(self.__name__)
+                try:
+                    loader.exec_module(self)
+                    self.__class__ = types.ModuleType  # type: ignore[assignment]
+                finally:
+                    _being_run.discard(self.__name__)
+        try:
+            return self.__dict__[name]
+        except KeyError:
+            raise AttributeError(f"module {self.__name__!r} has no attribute {name!r}") from None
+
+
+_deferring = _thread.RLock()
+_being_run: set[str] = set()
+
+
+def _defer(name: str) -> None:
+    """Have a package's submodules be imported without the package's own code being run."""
+    spec = None if name in sys.modules else PathFinder.find_spec(name)
+    if spec is not None and type(spec.loader) is SourceFileLoader:
+        package = module_from_spec(spec)
+        package.__class__ = _Deferred
+        sys.modules[name] = package
 
 
 @contextlib.contextmanager

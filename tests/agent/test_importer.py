@@ -6,6 +6,7 @@ import importlib.machinery
 import importlib.util
 import os
 import py_compile
+import subprocess
 import sys
 import traceback
 import types
@@ -265,3 +266,35 @@ def test_finding_raises_nothing(shop: Program) -> None:
     """Odd names and paths are somebody else's to complain about."""
     for name, path in (("shop", [1, None]), ("", ["\0"]), ("shop.\ud800", None), ("shop", 5)):
         assert shop.importer.find_spec(name, path) is None  # type: ignore[arg-type, func-returns-value]
+
+
+DEFERRED = """
+import sys, threading
+from flowtrace.importer import _wrapt_importer
+
+ours = _wrapt_importer()
+assert "asyncio" not in sys.modules, "all of wrapt was imported"
+assert not hasattr(sys.modules["wrapt"], "__warningregistry__") and "asyncio" not in sys.modules
+import wrapt
+
+found = []
+threads = [threading.Thread(target=lambda: found.append(wrapt.decorator)) for _ in range(8)]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join()
+assert len(found) == 8 and len(set(found)) == 1
+from wrapt import FunctionWrapper, __version__
+assert wrapt.importer is ours and type(wrapt) is type(sys) and "nothing" not in dir(wrapt)
+try:
+    wrapt.nothing
+except AttributeError as error:
+    print(error)
+"""
+
+
+def test_wrapt_is_imported_as_far_as_it_is_needed() -> None:
+    """Its importer alone, as the rest imports asyncio; the program that uses wrapt finds all of it."""
+    done = subprocess.run([sys.executable, "-c", DEFERRED], capture_output=True, text=True, check=False)
+
+    assert (done.stdout, done.stderr) == ("module 'wrapt' has no attribute 'nothing'\n", "")

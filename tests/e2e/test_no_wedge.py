@@ -77,7 +77,7 @@ IMPORTING = """
 
     class Watch:
         def find_spec(self, name, path, target=None):
-            if name == "asyncio":  # of what wrapt imports
+            if name == "wrapt.importer":
                 is_in_the_midst.set()
                 time.sleep(0.2)
 
