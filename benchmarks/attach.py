@@ -97,7 +97,8 @@ class Program(NamedTuple):
     def measure(self, launch: list[str]) -> dict[str, float]:
         """How long it takes to import the modules, in milliseconds."""
         command = [*launch, sys.executable, "-c", IMPORT.format(names=self.names)]
-        ended = subprocess.run(command, cwd=self.folder, capture_output=True, text=True, check=True)
+        env = report.environment()
+        ended = subprocess.run(command, cwd=self.folder, env=env, capture_output=True, text=True, check=True)
         for trace in self.folder.glob("*.jsonl"):
             attached = [event for line in trace.open() if (event := json.loads(line))["event"] == "ATTACH"]
             assert sum(len(event["functions"]) for event in attached) == self.functions, "not all were attached"

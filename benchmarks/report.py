@@ -56,6 +56,11 @@ def progress(text: str) -> None:
         print(text, file=sys.stderr, flush=True)
 
 
+def environment(**others: str) -> dict[str, str]:
+    """The environment of what is measured: as ours, but Python may keep bytecode, as it does for users."""
+    return {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"} | others
+
+
 def relative(path: Path) -> str:
     """A file as seen from the working directory."""
     return os.path.relpath(path)
