@@ -82,7 +82,6 @@ def run(command: list[str], folder: Path, **env: str) -> tuple[dict[str, float],
     """
     paths = os.pathsep.join(filter(None, [str(folder), os.environ.get("PYTHONPATH")]))
     environment = report.environment(**QUIET, HOME=str(folder), PYTHONPATH=paths, **env)
-    environment.pop("PYTHONDONTWRITEBYTECODE", None)  # where it is set, a checkout is compiled anew at each start
     with tempfile.TemporaryFile() as errors:
         began = time.perf_counter()
         process = subprocess.Popen(
