@@ -22,7 +22,7 @@ from flowtrace.events import ENTER, STATEMENT, Batch, Record
 from flowtrace.hooks import Batching, Sink
 from flowtrace.late import orjson
 from flowtrace.losses import Loss, Losses
-from flowtrace.unpatched import _queue, _thread, time
+from flowtrace.unpatched import _queue, _thread, chance, time
 
 MAX_LEFT_SPANS = 16_384  # of dropped calls that have ended, remembered per lane for what tasks still do below them
 TRIES = 3  # of a batch that a sink fails to take for no stated reason
@@ -411,9 +411,7 @@ class Lane:
     def _may_try_again(self, tries: int, after_s: float | None) -> bool:
         """Wait before the next try, with full jitter; False when the time for retries is over."""
         if after_s is None:
-            from random import uniform  # 1 ms at the first failure, and not at the start of each process
-
-            delay = uniform(0, min(BACKOFF_CAP_S, BACKOFF_BASE_S * 2 ** min(tries, 10)))
+            delay = chance() * min(BACKOFF_CAP_S, BACKOFF_BASE_S * 2 ** min(tries, 10))
         else:
             delay = min(max(0.0, after_s), MAX_RETRY_AFTER_S)  # 0.0 first: so not-a-number is 0
         if self._stop_at is None:

@@ -19,7 +19,6 @@ import contextlib
 import contextvars
 import itertools
 import mmap
-import random
 import sys
 import types
 from collections.abc import Callable, Iterator
@@ -29,7 +28,7 @@ from flowtrace.constants import FOLDER, Raised, name_of, named
 from flowtrace.events import ENTER, EXCEPTION, EXIT, NO_RESULT, NOT_CAPTURED, Record, by_name
 from flowtrace.introspection import module_of, traceback_of
 from flowtrace.tracecontext import Remote
-from flowtrace.unpatched import _thread, time
+from flowtrace.unpatched import _thread, chance, new_chances, time
 from flowtrace.values import PLAIN_INT, Scalars
 
 Current: TypeAlias = "tuple[int | str, int | str] | tuple[Entry, None]"
@@ -258,6 +257,7 @@ class Recorder:
     def reset(self) -> None:
         """Start anew in a forked child: what is queued and what is under way belongs to the parent."""
         self._here[0] = 1
+        new_chances()
         self.queue.clear()
         state = self.state
         state.drained_bytes = state.queued_bytes
@@ -521,7 +521,7 @@ class Recorder:
             entry = Entry(remote, entry.describe)
         if entry.is_sampled is None:
             rate = state.rate if rate is None else rate
-            entry.is_sampled = rate >= 1.0 or random.random() < rate
+            entry.is_sampled = rate >= 1.0 or chance() < rate
         return entry if entry.is_sampled else None
 
     def _wait_for_room(self) -> bool:

@@ -324,8 +324,8 @@ class Encoder:
         if len(call.path) >= self._max_depth and total:
             return _closed(kind, total)
         shown: list[object]
-        if total and type(items[0]) in _NUMBERS and total == len(items) and total * 6 < call.left:
-            shown = [item for item in items if type(item) in _NUMBERS and -PLAIN_INT < item < PLAIN_INT]
+        if total and id(type(items[0])) in _NUMBERS and total == len(items) and total * 6 < call.left:
+            shown = [item for item in items if id(type(item)) in _NUMBERS and -PLAIN_INT < item < PLAIN_INT]
             if len(shown) == total:
                 call.left -= total * 6
                 return shown
@@ -378,9 +378,9 @@ class Encoder:
 
         Measured: 1 µs for ten of them, a seventh of what looking at each key and value by itself takes.
         """
-        copy = value.copy()  # in one step: other threads may change it
+        pairs = first_items(value, self._max_items) or ()  # in one step: other threads may change it
         size, known = 0, self._plain_keys
-        for key, item in copy.items():
+        for key, item in pairs:
             if type(key) is not str or (hash(key) not in known and not self._learn(key)):
                 return None
             kind = type(item)
@@ -398,7 +398,7 @@ class Encoder:
         if size >= call.left:
             return None
         call.left -= size
-        return copy
+        return dict(pairs) if pairs else None
 
     def _learn(self, key: str) -> bool:
         """Note a key that neither is, nor announces, nor contains a secret, and say so."""
@@ -640,7 +640,7 @@ class _Call:
         self.package = ""
 
 
-_NUMBERS = frozenset({int, float, bool})
+_NUMBERS = frozenset(map(id, (int, float, bool)))  # a class may have a metaclass with a hash of its own
 _NAME = frozenset({"name", "Name", "key", "Key", "header", "field", "attr", "k"})
 _VALUE = frozenset({"value", "Value", "val", "v"})
 _HASHED = (set, frozenset)

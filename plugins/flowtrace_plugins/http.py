@@ -9,12 +9,11 @@ from __future__ import annotations
 
 import collections
 import math
-import random
 
 from flowtrace.errors import SinkError
 from flowtrace.events import Batch
 from flowtrace.hooks import Batching, SinkContext
-from flowtrace.unpatched import _thread, time
+from flowtrace.unpatched import _thread, chance, time
 from flowtrace_plugins.courier import Courier, Errand
 from flowtrace_plugins.endpoint import Endpoint
 from flowtrace_plugins.handover import Handover
@@ -258,7 +257,7 @@ class HttpSink:
         self._context.warn(f"events wait on disk: {problem}")
         ceiling = min(_BACKOFF_CAP_S, _BACKOFF_BASE_S * 2.0 ** min(self._failures, 10))
         asked_s = error.retry_after_s if isinstance(error, SinkError) else None
-        delay = random.uniform(0, ceiling) if asked_s is None else asked_s
+        delay = chance() * ceiling if asked_s is None else asked_s
         self._failures += 1
         self._not_before = time.monotonic() + delay
 
