@@ -20,6 +20,9 @@ from flowtrace.constants import SUSPENDABLE, Raised, named
 from flowtrace.recorder import Flow, Functions, Recorder
 
 
+COUNTS_C_CALLS = sys.version_info < (3, 12)  # against the recursion limit
+
+
 class Suspended:
     """The flow of a body that can be suspended."""
 
@@ -31,6 +34,16 @@ class Suspended:
         self.outer = flow[0]  # what the consumer has as its current span
         self.paused_at: int | None = None
         self.idle_ns = 0
+        if COUNTS_C_CALLS:
+            _descend(recorder)
+
+
+def _descend(recorder: Recorder) -> None:
+    """Take as much of the stack as `leave` needs below `close`, which counts as a level where `next` does not.
+
+    Near the recursion limit a call is thus left out here, rather than entered and never left.
+    """
+    recorder.thread()
 
 
 def suspend(suspended: Suspended | None) -> None:

@@ -346,18 +346,19 @@ def environment() -> dict[str, str]:
     return others | {name: os.environ[name] for name in ("PYTHONPATH",) if name in os.environ}
 
 
-def of_start() -> tuple[dict[str, list[str]], set[str]]:
-    """What ``flowtrace-run --quiet python -c pass`` imports to trace to a file, and what bare Python imports anyway.
+def of_start() -> dict[str, list[str]]:
+    """What bare Python imports, and what ``flowtrace-run --quiet python -c pass`` imports beside to trace to a file.
 
-    The launcher has a line of its own for the first start, after which it knows what the configuration comes to.
+    The former depends on what is installed: `.pth` files import modules too. The launcher has a line of its own for the
+    first start, after which it knows what the configuration comes to.
     Modules of libraries count as one with these, as they are others in each version.
     """
     launch = [sys.executable, "-Pc", "from flowtrace.cli.run import main; main()", "--quiet"]
     with tempfile.TemporaryDirectory() as folder:
         Path(folder, "flowtrace.yaml").write_text("sinks: [{type: file, path: calls.jsonl}]")
         (bare,), (first, _), (launcher, process) = (_imports(way, folder) for way in ([], launch, launch))
-    found = {"launcher, first start": first, "launcher": launcher, "process": process}
-    return {name: sorted(imported - bare) for name, imported in found.items()}, bare
+    found = {"launcher, first start": first - bare, "launcher": launcher - bare, "process": process - bare}
+    return {name: sorted(imported) for name, imported in (found | {"bare Python": bare}).items()}
 
 
 def _imports(launch: list[str], folder: str) -> list[set[str]]:
@@ -381,8 +382,7 @@ def _library(module: str) -> str:
 def figures() -> dict[str, Any]:
     """All of them, of this Python."""
     gc.disable()
-    imports, _ = of_start()
-    return {"calls": {case.name: of_call(case) for case in CASES}, "delivery": of_delivery(), "imports": imports}
+    return {"calls": {case.name: of_call(case) for case in CASES}, "delivery": of_delivery(), "imports": of_start()}
 
 
 def of_python(python: str) -> dict[str, Any]:

@@ -38,8 +38,8 @@ ALLOCATIONS = """
     kept = outer(1000)
     statistics = tracemalloc.take_snapshot().filter_traces([tracemalloc.Filter(True, __file__)]).statistics("lineno")
     for one in sorted(statistics, key=lambda one: one.traceback[0].lineno):
-        if one.count > 10:
-            print(one.traceback[0].lineno, one.count)
+        if one.count > 10:  # a list or tuple more or less: whether they are from CPython's free lists is chance
+            print(one.traceback[0].lineno, round(one.count, -1))
     """
 
 
