@@ -19,7 +19,6 @@ from typing import Any, NamedTuple
 from flowtrace.constants import SUSPENDABLE, Raised, named
 from flowtrace.recorder import Flow, Functions, Recorder
 
-
 COUNTS_C_CALLS = sys.version_info < (3, 12)  # against the recursion limit
 
 
