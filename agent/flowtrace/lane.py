@@ -355,8 +355,8 @@ class Lane:
                 joined = Batch.joined(self._new_id(), [each.batch for each in first])
                 waiting = Waiting(joined, sum(each.calls for each in first), first[-1].number)
             self._at_hand = waiting
-        reason = self._attempt(waiting.batch)
         events, size, number = len(waiting.batch), waiting.size, waiting.number
+        reason = self._attempt(waiting.batch)
         delivered, lost = (0, (reason, waiting)) if reason else (events, None)
         # one statement without a call, within which nothing strikes: either all of this has happened or nothing
         self._at_hand, self._lost, self._done_number, self.delivered, self._done_bytes, self.done = (

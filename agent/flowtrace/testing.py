@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -13,6 +14,8 @@ from flowtrace.events import Batch
 from flowtrace.hooks import SinkContext
 
 __all__ = ["MemorySink", "make_batch", "make_context"]
+
+_numbers = itertools.count(1)
 
 
 class MemorySink:
@@ -64,9 +67,9 @@ class MemorySink:
         self.calls.append("close")
 
 
-def make_batch(*events: Mapping[str, Any], id: str = "00000000000000aa-1-1") -> Batch:
-    """A batch of these events, as the agent would hand it to a sink."""
-    return Batch(id, [orjson.dumps(event) for event in events])
+def make_batch(*events: Mapping[str, Any], id: str = "") -> Batch:
+    """A batch of these events, as the agent would hand it to a sink: with an id of its own, unless one is given."""
+    return Batch(id or f"00000000000000aa-1-{next(_numbers)}", [orjson.dumps(event) for event in events])
 
 
 def make_context(

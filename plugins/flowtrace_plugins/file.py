@@ -68,6 +68,7 @@ class FileSink:
         self._end = -1  # where the last line that we wrote ends; unknown after opening
         self._period = -1  # of `rotate.every`, in which we began a file
         self._remains: _Remains | None = None
+        self._delivered_id = ""  # of the last batch, which may be tried again: what follows its write can fail as well
         self._unsynced, self._is_new = False, False
         self._synced_at, self._rotate_after, self._distrust_after = -math.inf, 0.0, 0.0
 
@@ -96,7 +97,8 @@ class FileSink:
         self._rotate_when_due(len(batch.body))
         try:
             with self._held() as file:
-                self._append_or_distrust(file, batch)
+                if batch.id != self._delivered_id:
+                    self._append_or_distrust(file, batch)
         except OSError as error:
             self._release()
             raise SinkError(f"cannot write to {self.path}: {error.strerror}") from error
@@ -175,7 +177,7 @@ class FileSink:
             with contextlib.suppress(OSError):
                 self._resume(file, batch)
             raise
-        self._remains = None
+        self._delivered_id, self._remains = batch.id, None
         self._end, self._unsynced = start + len(data), self._fsync_interval_s != 0
         if not start and self._rotate.every:
             self._period = self._clock() // self._rotate.every

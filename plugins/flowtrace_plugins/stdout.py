@@ -61,7 +61,7 @@ class StdoutSink:
             self._batch_id, self._text, self._written = batch.id, b"\n" * torn + self._render(batch), 0
         for end in _ends(self._text, self._written, pipe=self._is_pipe):
             self._write_until(end)
-        self._batch_id = None
+        self._text, self._written = b"", 0
 
     def flush(self) -> None:
         """Nothing is buffered."""

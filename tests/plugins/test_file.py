@@ -210,6 +210,27 @@ def test_torn_tail_of_a_crash_is_ended(tmp_path: Path) -> None:
     assert (tmp_path / "trace.jsonl").read_bytes() == b'{"seq":1}\n{"se\n{"seq":2}\n'
 
 
+def test_batch_that_is_tried_again_after_its_write_is_there_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What strikes behind the write, as a lowered recursion limit does, doubles nothing."""  # fault C7
+    sink = opened(tmp_path)
+    batch = make_batch({"seq": 1})
+
+    def struck() -> None:
+        raise RecursionError
+
+    with monkeypatch.context() as low:
+        low.setattr(sink, "_sync_when_due", struck)
+        with pytest.raises(RecursionError):
+            sink.write(batch)
+    sink.write(batch)
+    sink.write(make_batch({"seq": 2}))
+    closed(sink)
+
+    assert (tmp_path / "trace.jsonl").read_bytes() == b'{"seq":1}\n{"seq":2}\n'
+
+
 @pytest.mark.parametrize("action", ["rename", "delete", "truncate"])
 def test_logrotate(tmp_path: Path, action: str) -> None:
     """A file renamed, deleted or emptied from outside is followed by a fresh one at the same path."""  # fault S7

@@ -46,6 +46,17 @@ def test_writes_one_json_object_a_line(pipe: tuple[int, int]) -> None:
     assert os.read(pipe[0], 1000) == b'{"event":"ENTER"}\n{"event":"EXIT"}\n'
 
 
+def test_batch_that_is_tried_again_after_its_write_is_written_once(pipe: tuple[int, int]) -> None:
+    """Whatever struck behind the write doubles nothing."""  # fault C7
+    sink, batch = opened(), make_batch({"event": "ENTER"})
+
+    sink.write(batch)
+    sink.write(batch)
+    sink.write(make_batch({"event": "EXIT"}))
+
+    assert os.read(pipe[0], 1000) == b'{"event":"ENTER"}\n{"event":"EXIT"}\n'
+
+
 def test_pretty_writes_a_tree(pipe: tuple[int, int]) -> None:
     """The format pretty is for people, and without colours where no terminal is."""
     sink = opened(format="pretty")
