@@ -24,7 +24,7 @@ import pytest
 from harness import ENDURANCE
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule, run_state_machine_as_test
+from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
 
 from flowtrace.config import decode
 from flowtrace.errors import SinkError
@@ -179,22 +179,21 @@ class Delivery(RuleBasedStateMachine):
         self.has_unsaid |= "reset after commit" in troubles
         self.server.script = [TROUBLE[name] for name in troubles]
 
-    @precondition(lambda self: self.files())
-    @rule(data=st.data())
-    def damage(self, data: st.DataObject) -> None:
+    @rule(number=st.integers(0, 9), length=st.sampled_from([0, 5, None]))
+    def damage(self, number: int, length: int | None) -> None:
         """A file of the spool is cut off, or a bit of it is flipped."""
-        path = data.draw(st.sampled_from(self.files()))
-        self.spoil(path)
-        content = bytearray(path.read_bytes().ljust(9, b"x"))
-        content[-7] ^= 64  # of the checksum
-        path.write_bytes(content[: data.draw(st.sampled_from([0, 5, len(content)]))])
+        path = self.spoiled_file(number)
+        if path:
+            content = bytearray(path.read_bytes().ljust(9, b"x"))
+            content[-7] ^= 64  # of the checksum
+            path.write_bytes(content[:length])
 
-    @precondition(lambda self: self.files())
-    @rule(data=st.data())
-    def grow_old(self, data: st.DataObject) -> None:
+    @rule(number=st.integers(0, 9))
+    def grow_old(self, number: int) -> None:
         """A file of the spool has waited too long."""
-        path = data.draw(st.sampled_from(self.files()))
-        self.spoil(path)
+        path = self.spoiled_file(number)
+        if not path:
+            return
         old_ns = int(path.name.partition("-")[0]) - 7_200_000_000_000
         path.rename(path.with_name(f"{old_ns:020}-{path.name.partition('-')[2]}"))
 
@@ -270,10 +269,18 @@ class Delivery(RuleBasedStateMachine):
         """What waits on disk."""
         return sorted(self.directory.glob("spool/*/*.gz"))
 
-    def spoil(self, path: Path) -> None:
-        """Remember that a batch may not be delivered any more."""
+    def spoiled_file(self, number: int) -> Path | None:
+        """One of the files, if there are any, whose batch may not be delivered any more.
+
+        Which files there are depends on the clock, so neither rules nor what they draw may depend on that.
+        """
+        files = self.files()
+        if not files:
+            return None
+        path = files[number % len(files)]
         with contextlib.suppress(EOFError, OSError, zlib.error):  # spoilt before
             self.spoiled |= {orjson.loads(line)["seq"] for line in gzip.decompress(path.read_bytes()).splitlines()}
+        return path
 
     def refused(self) -> set[int]:
         """What the receiver has refused, which is kept in files."""

@@ -14,6 +14,7 @@ from flowtrace.errors import ConfigError
 MAX_DEPTH = 32
 MAX_VALUES = 20_000  # each alias counts as all that it stands for
 
+_TOO_DEEP = f"nested deeper than {MAX_DEPTH} levels; no key of a config is"
 _NULLS = frozenset({"", "~", "null", "Null", "NULL"})
 _BOOLEANS = {"true": True, "True": True, "TRUE": True, "false": False, "False": False, "FALSE": False}
 _INTEGER = re.compile(r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+")
@@ -60,6 +61,8 @@ class _Reader:
                 self._fail("a second document begins here; keep one", after)
         except self._yaml.MarkedYAMLError as error:
             problem = ", ".join(filter(None, (error.context, error.problem)))
+            if "maximum nesting depth" in problem:  # libyaml looks ahead, and from 0.2.6 on no deeper than 1,000
+                self._fail(_TOO_DEEP, None, error.problem_mark)
             if "cannot start any token" in problem:
                 problem += "; indent with spaces, and put text that begins with @ in quotes"
             self._fail(f"not valid YAML: {problem}", None, error.problem_mark or error.context_mark)
@@ -75,7 +78,7 @@ class _Reader:
     def _value(self, event: Any, key: str, *, depth: int) -> Any:
         self._count(1, event)
         if depth > MAX_DEPTH:
-            self._fail(f"nested deeper than {MAX_DEPTH} levels; no key of a config is", event)
+            self._fail(_TOO_DEEP, event)
         if isinstance(event, self._yaml.AliasEvent):
             return self._alias(event, key)
         if event.tag is not None:

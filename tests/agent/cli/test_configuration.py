@@ -220,7 +220,7 @@ def bomb(levels: int) -> str:
         (bomb(9), "flowtrace.yaml:5:"),
         ("a: &a [*a]", "flowtrace.yaml:1:8: a[0]: the alias *a stands for nothing above it; add the anchor"),
         ("a: *b", "flowtrace.yaml:1:4: a: the alias *b stands for nothing above it; add the anchor"),
-        ("[" * 100_000, "flowtrace.yaml:1:34: nested deeper than 32 levels; no key of a config is"),
+        ("[" * 34 + "]" * 34, "flowtrace.yaml:1:34: nested deeper than 32 levels; no key of a config is"),
         ("a: " + "{a: " * 100_000, "flowtrace.yaml:1:"),
         ("a: [" + "0," * 30_000 + "]", "flowtrace.yaml:1:"),
         (f"queue: {{max_events: {'9' * 5000}}}", "flowtrace.yaml:1:21: queue.max_events: the number '999"),
@@ -259,6 +259,11 @@ def test_mistakes_in_the_file(resolved: Resolve, text: str | bytes, error: str) 
 def test_reading_is_bounded(resolved: Resolve) -> None:
     """A file without an end is not read to its end."""  # fault F1
     assert failure(resolved, config="/dev/zero") == "/dev/zero: is larger than 1 MiB; name a file that holds a config"
+
+
+def test_depth_is_bounded(resolved: Resolve) -> None:
+    """However deep a file is, it is the depth that is the mistake; where it is said depends on how far libyaml reads."""
+    assert failure(resolved, "[" * 100_000).endswith("nested deeper than 32 levels; no key of a config is")
 
 
 def test_tags_run_nothing(resolved: Resolve, tmp_path: Path) -> None:
