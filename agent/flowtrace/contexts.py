@@ -37,9 +37,9 @@ class HeldContexts:
             self._is_collecting = True
             self._held.append(context)
         else:
-            self._is_collecting = False
             if self._held and gc.get_referents(self._held[-1]) == gc.get_referents(context):
                 self._held.pop()  # nothing has replaced the variables
+            self._is_collecting = False  # last of all: from here on the dispatcher's thread may release
 
     def release(self) -> None:
         """Called by the dispatcher: whoever was setting a variable has done so, or it would have no turn."""

@@ -84,6 +84,22 @@ def test_nothing_is_released_in_the_midst_of_a_collection(held: HeldContexts) ->
     assert seen == [1, 0]
 
 
+def test_nothing_is_released_while_it_is_looked_at(held: HeldContexts, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The dispatcher may have its turn between the look at what is held and its end."""
+    unraisable: list[object] = []
+    monkeypatch.setattr("sys.unraisablehook", unraisable.append)  # where the collector says what its callbacks raise
+    look = gc.get_referents
+
+    def look_and_release(*of: object) -> list[object]:
+        held.release()
+        return look(*of)
+
+    monkeypatch.setattr(gc, "get_referents", look_and_release)
+    gc.collect()
+
+    assert unraisable == []
+
+
 @pytest.mark.skipif(not contexts.IS_NEEDED, reason="3.12 and later begin collections between instructions")
 def test_signal_handlers_come_after_it(held: HeldContexts) -> None:
     """One that waits while a collection begins, as nobody looks for signals in C, runs when the context is held."""
