@@ -53,3 +53,20 @@ def test_orjson_comes_with_the_first_function_that_is_traced() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert json.loads(done.stdout) == [[False, "[1]"], [True, True, True]]
+
+
+def test_lines_are_made_by_orjson_as_soon_as_it_is_there() -> None:
+    """Who makes the lines begins before the first function is traced, and does not go on with the substitute."""
+    code = (
+        "from flowtrace import late\n"
+        "from flowtrace.events import ENTER, EXIT, Described, Ids, Lines\n"
+        "lines = Lines(\n"
+        "    describe=lambda _: Described('m', 'f'), ids=Ids(bytes), pid=1, wall_offset_ns=0, values_as_text=True\n"
+        ")\n"
+        "late.load()\n"
+        "import json\n"
+        "json.dumps = None\n"
+        "lines.line((ENTER, 0, 1, 0, 7, 'Task-1', 1, None, ('a',), None, ('name',), 0))\n"
+        "lines.line((EXIT, 0, 2, 0, 7, 'Task-1', 1, None, 'result', 1, 0, None, None, 0))\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
