@@ -7,6 +7,7 @@ each start mends what the death before it has torn.
 from __future__ import annotations
 
 import array
+import itertools
 import random
 import shutil
 import signal
@@ -25,47 +26,58 @@ from ledger import assert_balanced
 
 PROGRAM = str(Path(__file__).with_name("doomed.py"))
 CHAINS = 4  # at a time: the programs sleep most of their time
-DEATHS = 125 if ENDURANCE else 25  # of each test
+DEATHS = 125 if ENDURANCE else 25  # of each test that kills: there are eight; of the others half as many
 INTERVAL_MS = 100
 PROMISED_MS = INTERVAL_MS + 50
-MOST_MS = 3_000  # on a machine that has other things to do
 LONGEST_LIFE_S = 0.5
 
 SMALL, LARGE = 20, 100_000  # characters: batches of some kilobytes, and of megabytes, which a death may tear
 
 
 class Death(NamedTuple):
-    """What is missing of one process: how many calls, and how old the oldest of them was when it died."""
+    """What is missing of one process.
+
+    Attributes:
+        calls: How many it has made.
+        missing: How many of these are not in the file.
+        oldest_ms: How old the oldest of them was when the process died.
+        starved_ms: For how long, since that was made, a thread that wanted to go on could not.
+    """
 
     calls: int
     missing: int
     oldest_ms: float
+    starved_ms: float
 
 
 @pytest.mark.parametrize(
     ("way", "size", "part"),
-    [("killed", SMALL, part) for part in range(3)]
+    [("killed", SMALL, part) for part in range(6)]
     + [("killed", LARGE, part) for part in range(2)]
     + [(way, SMALL, 0) for way in ("segmentation fault", "abort", "os._exit")],
 )
 @pytest.mark.timeout(1800 if ENDURANCE else 120)
 def test_file_of_a_process_that_dies_is_whole_but_for_its_end(tmp_path: Path, way: str, size: int, part: int) -> None:
-    """Whole lines but one at most, no gap, and what is missing is younger than the flush interval and 50 ms."""
+    """Whole lines but one at most, no gap, and what is missing is younger than the flush interval and 50 ms.
+
+    That holds for each death; where a thread that the agent knows nothing of had to wait, the agent's may have, too.
+    """
     # fault P6, C9, S6
     chance = random.Random(f"{way} {size} {part}")
-    plans = [[Plan(way, size, chance) for _ in range(DEATHS // CHAINS + (i < DEATHS % CHAINS))] for i in range(CHAINS)]
+    count = DEATHS if way == "killed" else DEATHS // 2
+    plans = [[Plan(way, size, chance) for _ in range(i, count, CHAINS)] for i in range(CHAINS)]
 
     with ThreadPoolExecutor(CHAINS) as pool:
         chains = list(pool.map(lambda item: chain(tmp_path / str(item[0]), item[1]), enumerate(plans)))
 
     deaths = [death for each in chains for death in each]
-    assert len(deaths) == DEATHS
+    assert len(deaths) == count
     ages = sorted(death.oldest_ms for death in deaths)
     p50, p90 = statistics.median(ages), ages[int(len(ages) * 0.9)]
     print(f"{way}, {size}: the oldest missing call p50 {p50:.0f} ms, p90 {p90:.0f} ms, most {ages[-1]:.0f} ms")
-    assert p90 <= PROMISED_MS, ages
-    assert ages[-1] <= MOST_MS, ages
-    assert sum(death.calls for death in deaths) > DEATHS * 50
+    assert [death for death in deaths if death.oldest_ms > PROMISED_MS + death.starved_ms] == []
+    assert p50 <= PROMISED_MS, deaths
+    assert sum(death.calls for death in deaths) > len(deaths) * 50
 
 
 def test_line_that_a_death_has_torn_is_ended_by_the_next_start(tmp_path: Path) -> None:
@@ -112,7 +124,7 @@ def run(tracer: Tracer, plan: Plan, times: Path) -> int:
     """Start a process and see it die; returns its process id."""
     times.write_bytes(bytes(doomed.CALLS * 8))
     config = {
-        "targets": [{"modules": ["__main__"]}],
+        "targets": [{"modules": ["__main__"], "exclude": ["tick"]}],
         "capture": {"max_string": max(SMALL, plan.size), "max_bytes": "1MiB"},
         "flush": {"interval": f"{INTERVAL_MS}ms"},
         "sinks": [{"type": "file", "path": f"{tracer.traces}/all.jsonl", "rotate": {"max_size": "1GiB"}}],
@@ -154,7 +166,22 @@ def numbers_entered(path: Path) -> dict[int, int]:
 
 def death(path: Path, delivered: int) -> Death:
     """Compare what a process has called with how many of these calls were delivered."""
-    times = array.array("Q", path.read_bytes())
-    called = [time_ns for time_ns in times if time_ns]
+    called = [time_ns for time_ns in numbers(path) if time_ns]
     missing = called[delivered:]
-    return Death(len(called), len(missing), (called[-1] - missing[0]) / 1e6 if missing else 0.0)
+    if not missing:
+        return Death(len(called), 0, 0.0, 0.0)
+    ticks = numbers(path.with_name(f"{path.name}.ticks"))
+    return Death(len(called), len(missing), (called[-1] - missing[0]) / 1e6, starved_ms(ticks, missing[0], called[-1]))
+
+
+def starved_ms(ticks: array.array[int], begin: int, end: int) -> float:
+    """The longest time between ticks, beyond what is between them on an idle machine; up to the end at least."""
+    times = [*(tick for tick in ticks if tick < end), end]
+    gaps = [after - before for before, after in itertools.pairwise(times) if after > begin]
+    return max(0.0, max(gaps, default=0) / 1e6 - doomed.TICK_S * 1e3)
+
+
+def numbers(path: Path) -> array.array[int]:
+    """The whole numbers of 64 bits in a file."""
+    data = path.read_bytes() if path.exists() else b""
+    return array.array("Q", data[: len(data) // 8 * 8])
