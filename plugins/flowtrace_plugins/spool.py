@@ -12,6 +12,7 @@ from __future__ import annotations
 import collections
 import contextlib
 import errno
+import math
 import os
 import re
 import stat
@@ -41,6 +42,7 @@ _ABANDONED_S = 3600.0  # a temporary file as old as this is left from a crash
 _OF_THE_FILE = {errno.EIO, errno.EACCES, errno.EPERM, errno.EISDIR, errno.ELOOP}  # and not of the process or the system
 _READ_BYTES = 1024 * 1024
 _CANDIDATES = 1_000  # to make room next, remembered from one listing of the directory
+BLIND_S = 10.0  # what cannot be seen for so long cannot be delivered either: what is new need not wait for it
 
 
 class Entry(NamedTuple):
@@ -119,6 +121,8 @@ class DiskSpool:
         self._bytes, self._counted_at = 0, 0.0
         self._oldest: collections.deque[Entry] = collections.deque()
         self._under_way = ""
+        self._removed: set[str] = set()  # paths of what was delivered, and whose file could not be deleted so far
+        self._blind_since = math.inf
 
     def open(self) -> None:
         """Make the directory.
@@ -160,12 +164,18 @@ class DiskSpool:
         return entry
 
     def is_empty(self) -> bool:
-        """True where nothing waits; does not list what does."""
+        """True where nothing waits; does not list what does. What cannot be seen may wait, for `BLIND_S`."""
         try:
             with os.scandir(self.directory) as files:
-                return not any(_NAME.fullmatch(file.name) for file in files)
+                waits = any(_NAME.fullmatch(file.name) and file.path not in self._removed for file in files)
+        except FileNotFoundError:
+            waits = False
         except OSError:
-            return True
+            now = time.monotonic()
+            self._blind_since = min(self._blind_since, now)
+            return now - self._blind_since >= BLIND_S
+        self._blind_since = math.inf
+        return not waits
 
     def entries(self) -> list[Entry]:
         """What waits, oldest first; what is too old is dropped on the way.
@@ -176,14 +186,7 @@ class DiskSpool:
         Raises:
             OSError: the directory cannot be read.
         """
-        with self._lock:
-            latest = max(self._listed(), default=None)
-            found = sorted(entry for entry in self._listed() if entry <= latest) if latest else []
-        expired = time.time_ns() - self._max_age_ns
-        for entry in found:
-            if entry.time_ns < expired:
-                self._drop(entry, "spool expired")
-        return [entry for entry in found if entry.time_ns >= expired]
+        return [entry for entry in self._files() if entry.path not in self._removed]
 
     def take(self, entry: Entry) -> Parcel | None:
         """The batch of an entry, which makes no room for others until it is removed or another one is taken.
@@ -205,16 +208,19 @@ class DiskSpool:
             self._put_aside(entry)
             return None
 
-    def remove(self, entry: Entry) -> bool:
-        """Take an entry out; False where it was gone."""
-        try:
-            size = os.stat(entry.path).st_size
-            os.unlink(entry.path)
-        except OSError:
-            return False
-        with self._lock:
-            self._bytes -= size
-        return True
+    def remove(self, entry: Entry) -> None:
+        """Take out what was delivered; where its file cannot be deleted, it is out for this process all the same."""
+        self._removed.add(entry.path)
+        with contextlib.suppress(OSError):
+            self._delete(entry.path)
+        if self._under_way == entry.path:
+            self._under_way = ""
+
+    def tidy(self) -> None:
+        """Try again to delete the files of what was delivered."""
+        with contextlib.suppress(OSError):  # what is in the way of one is so of the next
+            for path in [*self._removed]:
+                self._delete(path)
 
     def lease(self) -> Lease | None:
         """The right to deliver what waits, to be released; None where somebody else has it.
@@ -261,31 +267,77 @@ class DiskSpool:
             file.close()
 
     def _make_room(self, size: int) -> None:
+        """Drop the oldest, but for one that is being delivered.
+
+        Raises:
+            OSError: what would make room cannot be deleted.
+        """
         if time.monotonic() - self._counted_at > _RECOUNT_S:
             self._recount()
+        problem: OSError | None = None
         while self._bytes + size > self._max_bytes:
             if not self._oldest:
+                if problem:  # a recount would give the same again, for ever
+                    raise problem
                 self._recount()
             if not self._oldest:
                 return
-            self._drop(self._oldest.popleft(), "spool full")
+            try:
+                self._drop(self._oldest.popleft(), "spool full")
+            except OSError as error:
+                problem = error
 
     def _recount(self) -> None:
-        entries = self.entries()
+        entries = self._files()
         with self._lock:
             self._bytes, self._counted_at = sum(_size(entry.path) for entry in entries), time.monotonic()
         self._oldest = collections.deque(entry for entry in entries[:_CANDIDATES] if entry.path != self._under_way)
 
     def _drop(self, entry: Entry, reason: str) -> None:
-        """Remove an entry and say so; one that another process is delivering is counted as lost all the same."""
-        if entry.path != self._under_way and self.remove(entry):
+        """Delete what waits and say so; what another process is delivering is counted as lost all the same.
+
+        Raises:
+            OSError: it cannot be deleted.
+        """
+        was_delivered = entry.path in self._removed
+        if entry.path != self._under_way and self._delete(entry.path) and not was_delivered:
             self._lost(entry.id, reason, entry.events)
+
+    def _delete(self, path: str) -> bool:
+        """Delete a file; False where it was gone.
+
+        Raises:
+            OSError: that is not possible.
+        """
+        is_there = True
+        try:
+            size = os.stat(path).st_size
+            os.unlink(path)
+        except FileNotFoundError:
+            is_there = False
+        else:
+            with self._lock:
+                self._bytes -= size
+        self._removed.discard(path)
+        return is_there
 
     def _put_aside(self, entry: Entry) -> None:
         with contextlib.suppress(OSError):
             os.replace(entry.path, f"{entry.path}.corrupt")
             self._lost(entry.id, "spool corrupt", entry.events)
             self._context.warn(f"a damaged file of the spool is put aside: {entry.path}.corrupt")
+
+    def _files(self) -> list[Entry]:
+        """See `entries`; with what was delivered and could not be deleted."""
+        with self._lock:
+            latest = max(self._listed(), default=None)
+            found = sorted(entry for entry in self._listed() if entry <= latest) if latest else []
+        expired = time.time_ns() - self._max_age_ns
+        for entry in found:
+            if entry.time_ns < expired:
+                with contextlib.suppress(OSError):  # it is too old all the same
+                    self._drop(entry, "spool expired")
+        return [entry for entry in found if entry.time_ns >= expired]
 
     def _listed(self) -> list[Entry]:
         return [entry for name in os.listdir(self.directory) if (entry := self._entry(name))]

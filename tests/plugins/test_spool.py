@@ -24,7 +24,7 @@ from flowtrace.errors import SinkError
 from flowtrace.testing import make_batch, make_context
 from flowtrace_plugins.options import Spool
 from flowtrace_plugins.parcel import Parcel
-from flowtrace_plugins.spool import DiskSpool
+from flowtrace_plugins.spool import BLIND_S, DiskSpool
 from tests.faults.syscalls import Calls, Killed, each_call
 
 
@@ -56,6 +56,20 @@ def parcel(*seqs: int, id: str = "r-1-1") -> Parcel:
 def incompressible(size: int, id: str) -> Parcel:
     """A batch that takes about ``size`` bytes on disk."""
     return Parcel.of(make_batch({"noise": os.urandom(size * 9 // 10).hex()}, id=id))
+
+
+def full(directory: Path) -> Opened:
+    """A spool of 64 KiB with three batches, which has room for no fourth one of their size."""
+    opened = Opened(directory, max_size="64KiB")
+    for number in range(3):
+        opened.spool.put(incompressible(20_000, f"r-1-{number}"))
+    return opened
+
+
+def files(directory: Path) -> list[str]:
+    """The ids of the batches whose files are there."""
+    names = sorted(path.name for path in (directory / "spool").glob("*.gz"))
+    return [name.removesuffix(".ndjson.gz").split("-", 2)[2] for name in names]
 
 
 def test_batches_come_back_in_order(tmp_path: Path) -> None:
@@ -188,6 +202,102 @@ def test_each_call_of_put_fails(tmp_path: Path, error: int, lasting: bool) -> No
         assert opened.losses == []
 
 
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("error", [errno.EROFS, errno.EIO, errno.ENOSPC])
+def test_full_spool_whose_files_cannot_be_deleted(tmp_path: Path, error: int) -> None:
+    """Where nothing can make room, a batch is not taken now; once something can, it is. None is counted that is there.
+
+    The loop that makes room must not go round for ever: the lane's thread would never see the end of the process.
+    """  # fault S5, S21
+    opened = full(tmp_path)
+
+    with Calls(tmp_path, at=1, error=error, lasting=True, only=("unlink",)) as calls:
+        for _ in range(3):
+            with pytest.raises(SinkError, match=os.strerror(error)) as caught:
+                opened.spool.put(incompressible(20_000, "r-1-3"))
+            assert caught.value.retry
+    meanwhile = opened.ids, [*opened.losses]
+    opened.spool.put(incompressible(20_000, "r-1-3"))
+
+    assert len(calls.made) <= 3 * 4  # a try for each file, and for the temporary one
+    assert meanwhile == (["r-1-0", "r-1-1", "r-1-2"], [])
+    assert (opened.ids, opened.losses) == (["r-1-1", "r-1-2", "r-1-3"], [("spool full", 1)])
+
+
+@pytest.mark.parametrize("error", [errno.EPERM, errno.EIO])
+def test_full_spool_with_one_file_that_cannot_be_deleted(tmp_path: Path, error: int) -> None:
+    """The next oldest makes room instead; what could not be deleted is neither lost nor counted."""  # fault S21
+    opened = full(tmp_path)
+
+    with Calls(tmp_path, at=1, error=error, only=("unlink",)):
+        opened.spool.put(incompressible(20_000, "r-1-3"))
+
+    assert (opened.ids, opened.losses) == (["r-1-0", "r-1-2", "r-1-3"], [("spool full", 1)])
+
+
+def test_delivered_batch_whose_file_cannot_be_deleted(tmp_path: Path) -> None:
+    """It is out all the same: it neither comes back nor is counted, and its file goes as soon as that is possible."""
+    # fault S5
+    opened = Opened(tmp_path)
+    opened.spool.put(parcel(1, id="r-1-1"))
+    (entry,) = opened.spool.entries()
+
+    with Calls(tmp_path, at=1, error=errno.EROFS, lasting=True, only=("unlink",)):
+        opened.spool.remove(entry)
+        opened.spool.tidy()
+        meanwhile = opened.ids, opened.spool.is_empty(), files(tmp_path)
+    opened.spool.put(parcel(2, id="r-1-2"))
+    opened.spool.tidy()
+
+    assert meanwhile == ([], True, ["r-1-1"])
+    assert (opened.ids, files(tmp_path), opened.losses) == (["r-1-2"], ["r-1-2"], [])
+    assert opened.spool._bytes == os.path.getsize(opened.spool.entries()[0].path)
+
+
+def test_delivered_batches_whose_files_cannot_be_deleted_fill_the_spool(tmp_path: Path) -> None:
+    """Such files count for the bound as all others do, make room first, and are no losses."""  # fault S5, S21
+    opened = full(tmp_path)
+
+    with Calls(tmp_path, at=1, error=errno.EPERM, lasting=True, only=("unlink",)):
+        for entry in opened.spool.entries():
+            opened.spool.remove(entry)
+        with pytest.raises(SinkError, match="not permitted"):
+            opened.spool.put(incompressible(20_000, "r-1-3"))
+    opened.spool.put(incompressible(20_000, "r-1-4"))
+
+    assert (opened.ids, opened.losses) == (["r-1-4"], [])
+
+
+def test_old_batch_whose_file_cannot_be_deleted(tmp_path: Path) -> None:
+    """It is not delivered, holds up no other, and is counted once: when it goes."""  # fault S5
+    opened = Opened(tmp_path, max_age="1h")
+    opened.spool.put(parcel(1, id="r-1-1"))
+    (path,) = (tmp_path / "spool").glob("*.gz")
+    path.rename(path.with_name(f"{time.time_ns() - 3_700_000_000_000:020}-1-r-1-1.ndjson.gz"))
+    opened.spool.put(parcel(2, id="r-1-2"))
+
+    with Calls(tmp_path, at=1, error=errno.EROFS, lasting=True, only=("unlink",)):
+        meanwhile = opened.ids, opened.ids, [*opened.losses]
+
+    assert meanwhile == (["r-1-2"], ["r-1-2"], [])
+    assert (opened.ids, opened.losses) == (["r-1-2"], [("spool expired", 1)])
+
+
+def test_what_is_put_is_forced_to_the_disk(tmp_path: Path) -> None:
+    """Each batch costs an fsync of its file and one of the directory; at the end of the process, none."""
+    opened = Opened(tmp_path)
+
+    with Calls(tmp_path, only=("fsync", "replace")) as calls:
+        opened.spool.put(parcel(1, id="r-1-1"))
+        opened.spool.put(parcel(2, id="r-1-2"))
+        durably = [*calls.made]
+        calls.made.clear()
+        opened.spool.put(parcel(3, id="r-1-3"), durably=False)
+
+    assert durably == ["fsync", "replace", "fsync"] * 2
+    assert calls.made == ["replace"]
+
+
 def test_killed_at_each_call_of_put(tmp_path: Path) -> None:
     """A process that is killed while it puts a batch leaves what it has put before, and no half of one."""  # fault P6
     for calls in each_call(tmp_path, error=Killed):
@@ -217,6 +327,25 @@ def test_too_many_open_files(tmp_path: Path) -> None:
 
     assert opened.spool.take(entry)
     assert opened.losses == []
+
+
+@pytest.mark.parametrize("error", [errno.EMFILE, errno.EIO, errno.EACCES])
+def test_directory_that_cannot_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: int) -> None:
+    """What may wait there is not overtaken; what cannot be seen for long is not waited for."""  # fault S5, S19
+    clock = [1000.0]
+    monkeypatch.setattr(unpatched.time, "monotonic", lambda: clock[0])
+    opened = Opened(tmp_path)
+
+    seen = [opened.spool.is_empty()]
+    with Calls(tmp_path, at=1, error=error, lasting=True, only=("scandir",)):
+        for clock[0] in (2000.0, 2000.0 + BLIND_S - 1, 2000.0 + BLIND_S + 1):
+            seen.append(opened.spool.is_empty())
+    opened.spool.put(parcel(1))
+    seen.append(opened.spool.is_empty())
+    with Calls(tmp_path, at=1, error=error, only=("scandir",)):
+        seen.append(opened.spool.is_empty())
+
+    assert seen == [True, False, False, True, False, False]
 
 
 def test_directory_is_deleted(tmp_path: Path) -> None:
@@ -345,7 +474,7 @@ def test_two_threads(tmp_path: Path) -> None:
         while len(taken) < 200:
             for entry in opened.spool.entries():
                 assert opened.spool.take(entry)
-                assert opened.spool.remove(entry)
+                opened.spool.remove(entry)
                 taken.append(entry.id)
 
     with concurrent.futures.ThreadPoolExecutor(1) as pool:
