@@ -86,6 +86,8 @@ class HttpSink:
 
     def flush(self) -> None:
         """Look for what is in the spool; another process may have left it there."""
+        if self._spool:
+            self._spool.tidy()
         self._deliver_what_waits()
         self._tell_losses()
 
@@ -113,8 +115,9 @@ class HttpSink:
             self._context.warn(f"{reason}: {events} events of other processes are lost")
 
     def _end_by(self) -> float:
-        """Until when what goes over the network is waited for."""
-        return min(self._deadline, self._ended_at + _LAST_TRY_S) if self._spool else self._deadline
+        """Until when what goes over the network is waited for; without a thread, a try cannot be left."""
+        last_try_s = _LAST_TRY_S if self._courier.has_thread else 0.0
+        return min(self._deadline, self._ended_at + last_try_s) if self._spool else self._deadline
 
     def _post(self, parcel: Parcel) -> None:
         """Have a batch delivered, and wait for it, or for the try of it that was given up and is still under way."""
@@ -255,6 +258,7 @@ class HttpSink:
     def _back_off(self, error: Exception) -> None:
         problem = error if isinstance(error, SinkError) else type(error).__name__  # the text may hold what is secret
         self._context.warn(f"events wait on disk: {problem}")
+        # by hand: urllib3's Retry and tenacity draw from `random`, and so would change what a seeded program does
         ceiling = min(_BACKOFF_CAP_S, _BACKOFF_BASE_S * 2.0 ** min(self._failures, 10))
         asked_s = error.retry_after_s if isinstance(error, SinkError) else None
         delay = chance() * ceiling if asked_s is None else asked_s

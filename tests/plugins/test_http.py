@@ -20,10 +20,12 @@ import pytest
 import trustme
 from harness import wait_until
 
+from flowtrace import unpatched
 from flowtrace.config import Duration, decode
 from flowtrace.errors import SinkError
 from flowtrace.testing import make_batch, make_context
 from flowtrace_plugins import handover
+from flowtrace_plugins import http as http_module
 from flowtrace_plugins.http import HttpSink
 from flowtrace_plugins.options import HttpOptions
 from flowtrace_plugins.parcel import Parcel
@@ -492,14 +494,15 @@ def test_certificate_that_is_trusted(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert [*server.stored] == ["r-1-1", "r-1-2"]
 
 
+def start_none(function: Callable[[], None]) -> None:
+    """In the place of what starts a thread."""
+    raise RuntimeError("can't start new thread")
+
+
 def test_no_thread_can_be_started(server: ChaosServer, tmp_path: Path) -> None:
     """Without a thread of its own the sink delivers on the lane's, from the spool too."""  # fault T10
-
-    def start_thread(function: Callable[[], None]) -> None:
-        raise RuntimeError("can't start new thread")
-
     server.script += [answer(503, Retry_After="0")]
-    opened = Opened(tmp_path, server.url, spool={}, start_thread=start_thread)
+    opened = Opened(tmp_path, server.url, spool={}, start_thread=start_none)
 
     opened.write(1, id="r-1-1")
     opened.write(2, id="r-1-2")
@@ -523,6 +526,90 @@ def test_end_without_a_spool(server: ChaosServer, tmp_path: Path) -> None:
 
     assert error.retry
     assert "no answer" in str(error)
+
+
+# -- pauses ------------------------------------------------------------------------------------------------------------
+
+
+class Pausing:
+    """A sink without a thread, whose clock and chance stand where one puts them."""
+
+    def __init__(self, directory: Path, server: ChaosServer, patch: pytest.MonkeyPatch) -> None:
+        self.now, self.chance = 1_000.0, 1.0
+        patch.setattr(unpatched.time, "monotonic", lambda: self.now)
+        patch.setattr(http_module, "chance", lambda: self.chance)
+        self.server, self.opened = server, Opened(directory, server.url, spool={}, start_thread=start_none)
+
+    def after(self, step: chaos_server.Step) -> float:
+        """How long the server is left alone after an answer, when it has been left alone for as long as it had to."""
+        self.now = max(self.now, self.opened.sink._not_before)
+        asked, self.server.always = len(self.server.requests), step
+        if waiting(self.opened):
+            self.opened.sink.flush()
+        else:
+            self.opened.write(1, id=f"r-1-{asked}")
+        assert len(self.server.requests) > asked
+        return self.opened.sink._not_before - self.now
+
+
+@pytest.fixture
+def pausing(server: ChaosServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pausing:
+    """See there."""
+    return Pausing(tmp_path, server, monkeypatch)
+
+
+@pytest.mark.parametrize(
+    "step", [answer(408), answer(429), answer(500), answer(503), reset], ids=["408", "429", "500", "503", "reset"]
+)
+def test_pauses_double_up_to_a_limit(pausing: Pausing, step: chaos_server.Step) -> None:
+    """After each failure in a row the longest pause is twice as long, up to five seconds; a delivery ends the row."""
+    # fault S10
+    assert [pausing.after(step) for _ in range(7)] == [0.5, 1.0, 2.0, 4.0, 5.0, 5.0, 5.0]
+
+    pausing.after(answer(200))
+
+    assert pausing.after(step) == 0.5
+
+
+def test_pauses_are_chance(pausing: Pausing) -> None:
+    """The pause is anything from nothing to the longest: processes that failed together do not come back together."""
+    # fault S10
+    pauses = []
+    for pausing.chance in (0.25, 0.5, 0.75, 0.999, 0.1, 0.0):
+        pauses.append(pausing.after(answer(503)))
+
+    assert pauses == pytest.approx([0.25 * 0.5, 0.5 * 1, 0.75 * 2, 0.999 * 4, 0.1 * 5, 0.0])
+
+
+def test_pauses_for_weeks(pausing: Pausing) -> None:
+    """A server that has been away for longer than any power of two can be computed is asked as ever."""  # fault S10
+    pausing.opened.sink._failures = 100_000
+
+    assert pausing.after(answer(503)) == 5.0
+
+
+@pytest.mark.parametrize(
+    ("asks", "pause_s"),
+    [
+        ("7", 7.0),
+        ("0", 0.0),
+        ("Tue, 14 Nov 2023 22:14:20 GMT", 60.0),
+        ("Tue, 14 Nov 2023 22:13:19 GMT", 0.0),
+        ("1000000000", 300.0),
+        ("Mon, 01 Jan 2199 00:00:00 GMT", 300.0),
+        ("-5", 0.5),
+        ("1e9", 0.5),
+        ("soon", 0.5),
+    ],
+)
+def test_pause_that_the_server_asks_for(
+    pausing: Pausing, monkeypatch: pytest.MonkeyPatch, asks: str, pause_s: float
+) -> None:
+    """Seconds and a date are kept to, at most five minutes; what is past is over; of nonsense, the pause is our own."""
+    # fault S10
+    monkeypatch.setattr(time, "time", lambda: 1_700_000_000.0)  # Tue, 14 Nov 2023 22:13:20 GMT
+
+    assert pausing.after(answer(429, Retry_After=asks)) == pause_s
 
 
 # -- the spool -------------------------------------------------------------------------------------------------------
@@ -738,6 +825,72 @@ def test_slow_request_that_fails(server: ChaosServer, tmp_path: Path) -> None:
     assert [event["seq"] for event in server.stored_events] == [1, 2]
 
 
+@pytest.mark.parametrize("status", [200, 400])
+@pytest.mark.parametrize("error", [errno.EROFS, errno.EIO])
+def test_what_is_delivered_cannot_be_deleted(server: ChaosServer, tmp_path: Path, error: int, status: int) -> None:
+    """It is neither sent nor counted again, holds up nothing, and is deleted when that is possible."""  # fault S5
+    opened = spooling(tmp_path, server, start_thread=start_none)
+    server.script += [answer(503, Retry_After="300")]
+    for number in (1, 2, 3):
+        opened.write(number, id=f"r-1-{number}")
+    server.script += [answer(status)] * 3
+    opened.sink._not_before = 0.0
+
+    with Calls(tmp_path, at=1, error=error, lasting=True, only=("unlink",)):
+        wait_until(lambda: opened.sink.flush() or len(server.requests) >= 4, "all are sent")
+        for _ in range(5):
+            opened.sink.flush()
+        opened.write(4, id="r-1-4")
+        left = waiting(opened)
+    opened.sink.flush()
+    opened.close()
+
+    assert [request.batch_id for request in server.requests] == ["r-1-1", "r-1-1", "r-1-2", "r-1-3", "r-1-4"]
+    assert opened.losses == ([] if status == 200 else [("refused by the server", 1)] * 3)
+    assert (left, waiting(opened)) == (3, 0)
+
+
+def test_slow_request_whose_place_cannot_be_deleted(server: ChaosServer, tmp_path: Path) -> None:
+    """What got its place on disk while it was under way is not sent from there, though its file stays."""  # fault S5
+    release = threading.Event()
+    server.script += [held(release, answer(200))]
+    opened = spooling(tmp_path, server, timeout="60s")
+
+    opened.write(1, id="r-1-1")
+    with Calls(tmp_path, at=1, error=errno.EROFS, lasting=True, only=("unlink",)):
+        release.set()
+        wait_until(lambda: opened.sink._courier.is_free, "the request is over")
+        opened.write(2, id="r-1-2")
+        drained_to = waiting(opened)
+    opened.sink.flush()
+    drained(opened)
+    opened.close()
+
+    assert delivered(server) == [1, 2]
+    assert drained_to >= 1
+    assert server.doubles == []
+
+
+def test_spool_that_cannot_be_looked_into(server: ChaosServer, tmp_path: Path) -> None:
+    """What may wait there is not overtaken: a new batch goes behind it, or stays with the lane."""  # fault S19
+    opened = spooling(tmp_path, server, start_thread=start_none)
+    server.script += [answer(503, Retry_After="300")]
+    opened.write(1, id="r-1-1")
+    opened.sink._not_before = 0.0
+
+    with Calls(tmp_path, at=1, error=errno.EMFILE, lasting=True, only=("open", "scandir", "listdir")):
+        error = opened.failure(2, id="r-1-2")
+        opened.sink.flush()
+    opened.sink._not_before = 0.0
+    opened.write(2, id="r-1-2")
+    wait_until(lambda: opened.sink.flush() or not waiting(opened), "the spool is empty")
+    opened.close()
+
+    assert error.retry
+    assert "Too many open files" in str(error)
+    assert delivered(server) == [1, 1, 2]
+
+
 def test_unusable_spool_is_done_without(server: ChaosServer, tmp_path: Path) -> None:
     """A spool directory that cannot be made costs a warning, not the sink."""  # fault S19, P12
     (tmp_path / ".flowtrace").touch()
@@ -765,6 +918,48 @@ def test_end_with_a_request_under_way(server: ChaosServer, tmp_path: Path) -> No
 
     assert waiting(opened) == 2
     assert len(server.requests) == 1
+
+
+@pytest.mark.parametrize("is_told_first", [True, False])
+def test_end_without_a_thread(server: ChaosServer, tmp_path: Path, is_told_first: bool) -> None:
+    """Where no thread can be started, as in ``atexit`` on 3.12.1, the end begins no request that nobody could leave.
+
+    A sink may be opened only then: a short program has ended before its first batch was full.
+    """  # fault P8
+    server.always = hang
+    context = make_context(directory=tmp_path, run="r", pid=1)._replace(start_thread=start_none)
+    sink = HttpSink(decode({"url": server.url, "timeout": "60s", "spool": {}}, HttpOptions), context)
+    began = time.monotonic()
+
+    if is_told_first:
+        sink.ending(began + 60)
+    sink.open()
+    sink.ending(began + 60)
+    sink.write(make_batch({"seq": 1}, id="r-1-1"))
+    sink.flush()
+    sink.close(began + 60)
+
+    assert len(list(tmp_path.glob(".flowtrace/spool/*/*.gz"))) == 1
+    assert server.requests == []
+    assert time.monotonic() - began < 30  # half of the timeout
+
+
+def test_spool_is_forced_to_the_disk_until_the_end(server: ChaosServer, tmp_path: Path) -> None:
+    """Each batch that waits survives a loss of power; those of the last moments need not, not to hold up the end."""
+    opened = spooling(tmp_path, server)
+    server.stop()
+
+    with Calls(tmp_path, only=("fsync",)) as calls:
+        for number in (1, 2, 3):
+            opened.write(number, id=f"r-1-{number}")
+        before = len(calls.made)
+        opened.sink.ending(time.monotonic() + 60)
+        opened.write(4, id="r-1-4")
+        opened.close()
+    server.up()
+
+    assert (before, len(calls.made)) == (6, 6)  # of each file and its name
+    assert waiting(opened) == 4
 
 
 def test_end_while_draining(server: ChaosServer, tmp_path: Path) -> None:
