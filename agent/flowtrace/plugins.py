@@ -76,9 +76,9 @@ class Registry:
         options = {name: value for name, value in spec.items() if name != "type"}
         try:
             return decode(options, self.sinks[kind].options, place=place, key=key)
-        except ConfigError:
+        except (ConfigError, KeyboardInterrupt):
             raise
-        except Exception as error:
+        except BaseException as error:
             raise PluginError(f"plugin {self.sinks[kind].plugin} cannot read {key or kind}: {_line(error)}") from error
 
     def ready(self, spec: Mapping[str, Any], *, key: str = "") -> Ready | None:
@@ -123,7 +123,9 @@ class Registry:
                     options = self.decode(spec, key=f"sinks[{index}]")
                     factory = self.sinks[spec["type"]].factory
                 sinks.append((name, factory(options, context)))
-            except Exception as error:  # noqa: BLE001 - a plugin's code may raise anything
+            except KeyboardInterrupt:  # somebody's Ctrl-C
+                raise
+            except BaseException as error:  # noqa: BLE001 - a plugin's code may raise anything
                 context.warn(f"left out: {_line(error)}")
         return sinks
 
@@ -149,7 +151,9 @@ def load(plugins: Iterable[str]) -> Registry:
             _Registration(plugin).add_to(registry)
         except PluginError as error:
             registry.problems.append(PluginError(f"plugin {plugin} {error}"))
-        except (Exception, SystemExit) as error:  # noqa: BLE001 - a plugin's code may raise anything
+        except KeyboardInterrupt:  # somebody's Ctrl-C
+            raise
+        except BaseException as error:  # noqa: BLE001 - a plugin's code may raise anything
             registry.problems.append(PluginError(f"plugin {plugin} fails: {_line(error)}; repair or uninstall it"))
     return registry
 
@@ -241,8 +245,11 @@ def _qualified(kind: type) -> str:
 
 
 def _line(error: BaseException) -> str:
-    """An exception on one line; flowtrace's own need no name of their type."""
-    text = " ".join(str(error).split())
+    """An exception on one line; flowtrace's own need no name of their type, and a plugin's may fail to say anything."""
+    try:
+        text = " ".join(str(error).split())
+    except BaseException:  # noqa: BLE001
+        text = ""
     return text if isinstance(error, ConfigError | PluginError) else f"{type(error).__name__}: {text}".rstrip(": ")
 
 

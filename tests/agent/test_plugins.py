@@ -34,7 +34,7 @@ class Alien(Options, frozen=True, kw_only=True):
 class Broken(Options, frozen=True, kw_only=True):
     limit: int = 0
     def __post_init__(self):
-        raise KeyError("oops")
+        raise SystemExit(self.limit) if self.limit else KeyError("oops")
 
 def build(options, context):
     if options.limit == 13:
@@ -100,6 +100,7 @@ def test_attribute_of_a_module(write: Write) -> None:
             "fails: ModuleNotFoundError: No module named 'no_such_module'; repair or uninstall it",
         ),
         ("raise SystemExit(3)", "fails: SystemExit: 3; repair or uninstall it"),
+        ("raise GeneratorExit", "fails: GeneratorExit; repair or uninstall it"),
         ("def broken(:", "fails: SyntaxError"),
         ("", "implements no hook; mark one of flowtrace_register_sinks, flowtrace_register_values with @hookimpl"),
         (TOY.removeprefix("@hookimpl"), "implements no hook"),
@@ -173,6 +174,7 @@ def test_two_plugins_register_the_same(write: Write, body: str, problem: str) ->
             "plugin toy_h cannot read sinks[2]: NotImplementedError: flowtrace cannot read ",
         ),
         ({"type": "broken"}, "plugin toy_h cannot read sinks[2]: KeyError: 'oops'"),
+        ({"type": "broken", "limit": 3}, "plugin toy_h cannot read sinks[2]: SystemExit: 3"),
     ],
 )
 def test_sink_that_cannot_be_decoded(write: Write, spec: dict[str, Any], error: str) -> None:
@@ -197,6 +199,51 @@ def test_sinks_that_cannot_be_built_are_left_out(write: Write) -> None:
         "left out: sinks[1].type: no plugin registers a sink type 'gone'; known: toy",
         "left out: RuntimeError: no such luck",
     ]
+
+
+ODD = """
+import asyncio, sys
+
+class Odd(BaseException):
+    def __str__(self):
+        raise SystemExit
+
+def odd(options, context):
+    raise {error}
+"""
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        ("SystemExit(3)", "SystemExit: 3"),
+        ("GeneratorExit", "GeneratorExit"),
+        ("asyncio.CancelledError", "CancelledError"),
+        ("BaseException('x')", "BaseException: x"),
+        ("MemoryError", "MemoryError"),
+        ("Odd", "Odd"),
+    ],
+)
+def test_sink_whose_factory_raises_anything_is_left_out(write: Write, error: str, said: str) -> None:
+    """No plugin keeps the program from starting, by whatever its factory raises."""  # fault S18
+    body = ODD.format(error=error) + SINKS + "register('odd', odd, ToyOptions); register('toy', build, ToyOptions)"
+    registry, warnings = load([write("toy_odd", body)]), list[str]()
+
+    sinks = registry.build([{"type": "odd"}, {"type": "toy"}], lambda name: make_context(warnings=warnings))
+
+    assert [name for name, _ in sinks] == ["toy"]
+    assert warnings == [f"left out: {said}"]
+
+
+def test_interrupt_while_a_sink_is_built_is_passed_on(write: Write) -> None:
+    """Ctrl-C is the user's, and ends the program; so too while a plugin is imported."""
+    body = ODD.format(error="KeyboardInterrupt") + SINKS + "register('odd', odd, ToyOptions)"
+    registry = load([write("toy_interrupted", body)])
+
+    with pytest.raises(KeyboardInterrupt):
+        registry.build([{"type": "odd"}], lambda name: make_context())
+    with pytest.raises(KeyboardInterrupt):
+        load([write("toy_interrupted_too", "raise KeyboardInterrupt")])
 
 
 def distribution(folder: Path, name: str, entry_points: str) -> None:

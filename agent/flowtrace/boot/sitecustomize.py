@@ -27,7 +27,9 @@ def _start():
         if not getattr(sys, "_is_gil_enabled", lambda: True)():
             raise RuntimeError("builds of Python without the GIL are not supported")
         _start_agent(text)
-    except Exception as error:
+    except KeyboardInterrupt:  # somebody's Ctrl-C
+        raise
+    except BaseException as error:
         if "FLOWTRACE_STRICT" in os.environ:
             raise
         if isinstance(error, ImportError) and is_quiet:
