@@ -128,7 +128,7 @@ class Dispatcher:
     @property
     def threads(self) -> int:
         """How many threads this process has because of the agent."""
-        return len(self.lanes) + 1 + self._sinks_threads if self._is_running else 0
+        return sum(lane.threads for lane in self.lanes) + 1 + self._sinks_threads if self._is_running else 0
 
     @property
     def discarded(self) -> tuple[int, int]:

@@ -36,6 +36,8 @@ def hookimpl(function: Function) -> Function:
 class Batching(NamedTuple):
     """How large the batches of a sink should grow; a sink that wants them sets it as its attribute ``batching``.
 
+    It is read once, on the sink's thread, before ``open``.
+
     Attributes:
         max_bytes: A batch is handed over before its lines exceed this, unless one line alone does.
         max_wait_s: Or when its first event has waited this long, in seconds.
@@ -54,7 +56,8 @@ class Sink(Protocol):
 
     A sink that may be in the midst of a long ``write`` when the process ends, and has somewhere to put what it cannot
     deliver in time, may have a fifth method, ``ending(deadline)``. It is called once, on another thread, when the end
-    begins: ``write`` should be over by ``deadline``, in seconds of ``time.monotonic()``. It must return at once.
+    begins: ``write`` should be over by ``deadline``, in seconds of ``time.monotonic()``. It must return at once:
+    ``close`` waits for it.
     """
 
     def open(self) -> None:

@@ -14,7 +14,7 @@ import collections
 import contextlib
 import math
 from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from flowtrace import threads
 from flowtrace.errors import SinkError
@@ -48,11 +48,11 @@ class Chunk(NamedTuple):
 
 
 class Waiting(NamedTuple):
-    """What of one or several chunks waits for a sink, and the number of the last of these."""
+    """What of a chunk waits for a sink, and how many events had been offered to it with the last of these."""
 
     batch: Batch
     calls: int
-    number: int
+    upto: int
 
     @property
     def size(self) -> int:
@@ -77,6 +77,7 @@ class Lane:
         losses: Those that it did not get.
         while_full: What the one who offers does again and again, while he waits for room.
         done: Events that were offered and are delivered or lost; grows.
+        threads: How many it has.
     """
 
     def __init__(
@@ -88,12 +89,12 @@ class Lane:
         self.delivered = 0
         self.losses = Losses()
         self.while_full: Callable[[], None] = lambda: None
+        self.threads = 1
         self._max_bytes, self._block_s = max_bytes, block_s
         self._stuck_at = -1  # what was done when the dispatcher waited in vain
         self._new_id, self._warn, self._on_thread, self._on_failure = new_id, warn, on_thread, on_failure
         self._inbox: collections.deque[Waiting] = collections.deque()
         self._news: _queue.SimpleQueue[None] = _queue.SimpleQueue()
-        self._number = self._done_number = 0
         self._offered_bytes = self._done_bytes = self._offered = self.done = 0
         self._dropped: set[int] = set()  # spans of dropped calls that are open: as many as the program has
         self._dropped_and_left: dict[int, None] = {}  # the oldest first; tasks may go on below
@@ -101,7 +102,9 @@ class Lane:
         self._close_by = 0.0
         self._stopping = _thread.allocate_lock()
         self._ended = _thread.allocate_lock()
-        self._is_open = self._is_over = self._is_told = False
+        self._told, self._heard = _thread.allocate_lock(), _thread.allocate_lock()  # of the end, and done with it
+        self._batching: Batching | None = None
+        self._is_open = self._is_over = self._is_told = self._is_known = False
         self._failed_in_a_row, self._left_out_until = 0, 0.0
         self._at_hand: Waiting | None = None  # made of the first of the inbox
         self._lost: tuple[str, Waiting] | None = None  # and not counted yet
@@ -116,6 +119,7 @@ class Lane:
             RuntimeError: no thread can be started.
         """
         self._stopping.acquire()
+        self._told.acquire()
         self._ended.acquire()
         threads.start(self._run)
 
@@ -132,18 +136,12 @@ class Lane:
         batch, calls = chunk.batch, chunk.calls
         if self._dropped or self._dropped_and_left or self._is_full(size):
             batch, calls = self._admitted(chunk)
-        batching: Batching | None = getattr(self.sink, "batching", None)
-        if batching and len(batch.body) > batching.max_bytes and len(batch) > 1:
-            for lines in _parts(batch.lines, batching.max_bytes):
-                self._put(Batch(self._new_id(), lines), sum(_ENTER in line[:_HEAD] for line in lines))
-        elif batch:
-            self._put(batch, calls)
+        if batch:
+            self._put(Waiting(batch, calls, self._offered + len(batch)))
 
-    def _put(self, batch: Batch, calls: int) -> None:
-        self._offered_bytes += len(batch.body)
-        self._offered += len(batch)
-        self._number += 1
-        self._inbox.append(Waiting(batch, calls, self._number))
+    def _put(self, waiting: Waiting) -> None:
+        self._offered_bytes, self._offered = self._offered_bytes + waiting.size, waiting.upto
+        self._inbox.append(waiting)
         self._news.put(None)
 
     def _wait_for_room(self, size: int) -> None:
@@ -170,13 +168,9 @@ class Lane:
 
     def tell_ending(self) -> None:
         """Tell a sink that wants to know that the process is about to end, and when; see `flowtrace.hooks.Sink`."""
-        ending = getattr(self.sink, "ending", None)
-        if ending is not None and self._stop_at is not None and not self._is_told:
+        if self._stop_at is not None and not self._is_told:
             self._is_told = True
-            try:
-                ending(self._stop_at)
-            except BaseException as error:  # noqa: BLE001
-                self._warn(f"sink {self.name}: {_said(error)}")
+            self._told.release()
 
     def finish(self, deadline: float, last: Callable[[], Batch] | None = None) -> None:
         """Ask the lane to close its sink, by ``deadline``, when it has delivered what it has.
@@ -187,6 +181,7 @@ class Lane:
         """
         if self._stop_at is None:
             self.end_by(deadline)
+        self.tell_ending()
         self._close_by, self._last = deadline, last
         self._is_to_close = True
         self._news.put(None)
@@ -285,23 +280,67 @@ class Lane:
     # -- the lane's thread ---------------------------------------------------------------------------------------
 
     def _run(self) -> None:
+        while not self._is_over:
+            try:
+                self._work()
+            except BaseException:  # noqa: BLE001  # struck while it dealt with what had struck it
+                continue
+        self._ended.release()
+
+    def _work(self) -> None:
+        while not self._is_over:
+            try:
+                self._on_thread()
+                self._know_sink()
+                while count := self._gather():
+                    self._deliver(count)
+                self._close()
+                self._is_over = True
+            except BaseException:  # noqa: BLE001  # whatever strikes: it goes on with what it has at hand
+                self._on_failure()
+                self._is_over = self._is_past_its_time()
+                time.sleep(POLL_S)
+
+    def _know_sink(self) -> None:
+        """Look what the sink has beside its methods: once, and here, where code of a plugin's holds up no other."""
+        if self._is_known:
+            return
         try:
-            while not self._is_over:
-                try:
-                    self._on_thread()
-                    while count := self._gather():
-                        self._deliver(count)
-                    self._close()
-                    self._is_over = True
-                except BaseException:  # noqa: BLE001  # whatever strikes: it goes on with what it has at hand
-                    self._on_failure()
-                    self._is_over = self._is_past_its_time()
-                    time.sleep(POLL_S)
-        finally:
-            if self._is_over:
-                self._ended.release()
-            else:  # struck while it dealt with what had struck it
-                threads.start(self._run)
+            self._batching = _usable(getattr(self.sink, "batching", None))
+        except BaseException as error:  # noqa: BLE001
+            self._warn(f"sink {self.name}: its batching cannot be used: {_said(error)}")
+        ending: Callable[[float], object] | None = None
+        try:
+            ending = getattr(self.sink, "ending", None)
+        except BaseException as error:  # noqa: BLE001
+            self._warn(f"sink {self.name}: {_said(error)}")
+        self._is_known = True
+        if ending is not None:
+            self._start_herald(ending)
+
+    def _start_herald(self, ending: Callable[[float], object]) -> None:
+        """Have a thread ready that tells the sink of the end: this one may be in a ``write``, and then none can start.
+
+        Where there can be none, the sink is not told.
+        """
+
+        def herald() -> None:
+            self._on_thread()
+            self._told.acquire()
+            try:
+                ending(self._stop_at or 0.0)
+            except BaseException as error:  # noqa: BLE001
+                self._warn(f"sink {self.name}: {_said(error)}")
+            self.threads = 1
+            self._heard.release()
+
+        self._heard.acquire()
+        self.threads = 2
+        try:
+            threads.start(herald)
+        except RuntimeError:
+            self.threads = 1
+            self._heard.release()
 
     def _is_past_its_time(self) -> bool:
         return bool(self._close_by) and time.monotonic() >= self._close_by
@@ -313,7 +352,7 @@ class Lane:
         """
         inbox = self._inbox
         self._count_lost()
-        while inbox and inbox[0].number <= self._done_number:
+        while inbox and inbox[0].upto <= self.done:
             inbox.popleft()
         while not inbox:
             self._is_hurried = False
@@ -323,7 +362,9 @@ class Lane:
                 self._news.get(timeout=IDLE_FLUSH_S if self._is_open else None)
             except _queue.Empty:
                 self._flush()
-        batching: Batching | None = getattr(self.sink, "batching", None)
+        batching = self._batching
+        if batching and self._at_hand is None and inbox[0].size > batching.max_bytes:
+            self._split(batching.max_bytes)
         count, size = 1, inbox[0].size
         until = time.monotonic() + (batching.max_wait_s if batching else 0)
         while batching and self._at_hand is None and size < batching.max_bytes:
@@ -339,6 +380,21 @@ class Lane:
                     self._news.get(timeout=wait)
         return count
 
+    def _split(self, max_bytes: int) -> None:
+        """Put parts in the place of the first of the inbox, which is larger than the sink wants its batches."""
+        whole, parts = self._inbox[0], list[Waiting]()
+        upto = whole.upto - len(whole.batch)
+        for lines in _parts(whole.batch.lines, max_bytes):
+            upto += len(lines)
+            calls = sum(_ENTER in line[:_HEAD] for line in lines)
+            parts.append(Waiting(Batch(self._new_id(), lines), calls, upto))
+        if len(parts) > 1:
+            *others, last = parts
+            others.reverse()
+            # between these two nothing strikes
+            self._inbox[0] = last
+            self._inbox.extendleft(others)
+
     def _flush(self) -> None:
         try:
             self.sink.flush()
@@ -353,18 +409,18 @@ class Lane:
             waiting = first[0]
             if count > 1:
                 joined = Batch.joined(self._new_id(), [each.batch for each in first])
-                waiting = Waiting(joined, sum(each.calls for each in first), first[-1].number)
+                waiting = Waiting(joined, sum(each.calls for each in first), first[-1].upto)
             self._at_hand = waiting
-        events, size, number = len(waiting.batch), waiting.size, waiting.number
+        events, size, upto = len(waiting.batch), waiting.size, waiting.upto
         reason = self._attempt(waiting.batch)
         delivered, lost = (0, (reason, waiting)) if reason else (events, None)
         # one statement without a call, within which nothing strikes: either all of this has happened or nothing
-        self._at_hand, self._lost, self._done_number, self.delivered, self._done_bytes, self.done = (
-            None, lost, number, self.delivered + delivered, self._done_bytes + size, self.done + events,
+        self._at_hand, self._lost, self.delivered, self._done_bytes, self.done = (
+            None, lost, self.delivered + delivered, self._done_bytes + size, upto,
         )  # fmt: skip
         self._has_news = self._has_news or (not reason and len(_losses_in(waiting.batch)) < events)
         self._count_lost()
-        if self._is_open and self._inbox[-1].number <= number:
+        if self._is_open and self._inbox[-1].upto <= upto:
             self._flush()
 
     def _count_lost(self) -> None:
@@ -395,10 +451,10 @@ class Lane:
                     time.sleep(POLL_S)
                     continue
                 tries += 1
-                problem, after = _said(error), None
-                retry = tries < TRIES
-                if isinstance(error, SinkError):
-                    retry, after = error.retry and time.monotonic() < retry_until, error.retry_after_s
+                problem, wishes = _said(error), _wishes(error)
+                retry, after = tries < TRIES, None
+                if wishes is not None:
+                    retry, after = wishes[0] and time.monotonic() < retry_until, wishes[1]
             else:
                 self._failed_in_a_row = 0
                 return ""
@@ -413,7 +469,7 @@ class Lane:
         if after_s is None:
             delay = chance() * min(BACKOFF_CAP_S, BACKOFF_BASE_S * 2 ** min(tries, 10))
         else:
-            delay = min(max(0.0, after_s), MAX_RETRY_AFTER_S)  # 0.0 first: so not-a-number is 0
+            delay = min(after_s, MAX_RETRY_AFTER_S)
         if self._stop_at is None:
             if self._stopping.acquire(timeout=delay):
                 self._stopping.release()
@@ -435,6 +491,8 @@ class Lane:
         if self._last is not None:
             self._attempt(self._last())
             self._last = None
+        if self._heard.acquire(timeout=max(0.0, self._close_by - time.monotonic())):  # not both at once
+            self._heard.release()
         try:
             self.sink.close(self._close_by)
         except BaseException as error:  # noqa: BLE001
@@ -457,6 +515,30 @@ def _parts(lines: Sequence[bytes], max_bytes: int) -> Iterator[list[bytes]]:
         part.append(line)
         size += len(line) + 1
     yield part
+
+
+def _usable(batching: Any) -> Batching | None:
+    """What a sink says of its batches, in numbers; raises whatever comes of what is none."""
+    if batching is None:
+        return None
+    max_bytes, max_wait_s = int(batching.max_bytes), float(batching.max_wait_s)
+    if not (max_bytes > 0 and 0 <= max_wait_s <= _thread.TIMEOUT_MAX):
+        raise ValueError(f"{max_bytes} bytes within {max_wait_s} s")
+    return Batching(max_bytes, max_wait_s)
+
+
+def _wishes(error: BaseException) -> tuple[bool, float | None] | None:
+    """Whether a SinkError wants its batch tried again, and after how many seconds, if it says; None where it is odd.
+
+    What is no time to wait, as it is over, says nothing: to try at once and at once again would keep a processor busy.
+    """
+    if not isinstance(error, SinkError):
+        return None
+    try:
+        retry, after_s = bool(error.retry), error.retry_after_s
+        return retry, float(after_s) if after_s is not None and after_s > 0 else None
+    except BaseException:  # noqa: BLE001  # a plugin's own class may lack both, or have made anything of them
+        return None
 
 
 def _said(error: BaseException) -> str:

@@ -267,8 +267,8 @@ def test_thread_goes_on_after_what_strikes_it(lanes: Lanes, monkeypatch: pytest.
     assert (seqs(sink), lane.delivered, strikes) == ([0, 1], 2, [])
 
 
-def test_another_thread_takes_over_where_one_is_struck_twice(lanes: Lanes, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What strikes while another strike is dealt with ends the thread, and not the lane."""  # fault T9
+def test_thread_that_is_struck_twice_goes_on(lanes: Lanes, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What strikes while another strike is dealt with ends nothing, and no other thread is needed."""  # faults T9, T10
     sink = MemorySink()
     threads: list[int] = []
     attempt, strikes = Lane._attempt, [SystemExit(), SystemExit()]
@@ -287,10 +287,17 @@ def test_another_thread_takes_over_where_one_is_struck_twice(lanes: Lanes, monke
     monkeypatch.setattr(Lane, "_attempt", struck)
     monkeypatch.setattr(Lane, "_is_past_its_time", past_its_time)
     lane = lanes.start(sink)
+    monkeypatch.setattr(lane_module.threads, "start", no_thread)
     lane.offer(lanes.chunk(statement(0)))
     settle(lane)
 
-    assert (seqs(sink), lane.delivered, len(threads)) == ([0], 1, 2)
+    assert (seqs(sink), lane.delivered, strikes) == ([0], 1, [])
+    assert (len(threads), len({*threads})) == (2, 1)
+
+
+def no_thread(function: Callable[[], None]) -> None:
+    """As where a limit of the system is reached."""
+    raise RuntimeError("can't start new thread")
 
 
 def test_sink_cannot_change_its_batch(lanes: Lanes) -> None:
@@ -358,6 +365,31 @@ def test_time_that_the_receiver_asks_for_is_waited(lanes: Lanes) -> None:
     assert lane.delivered == 1
 
 
+@pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
+@pytest.mark.parametrize("seconds", [None, -1, 0, float("nan")])
+def test_pauses_between_tries_grow_and_are_bounded(
+    seconds: float | None, share: float, lanes: Lanes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each is a share of ``base * 2**n`` and of no more than the cap, by chance; so too where no time is asked for."""
+    # fault S10
+    pauses: list[float] = []
+    clock = types.SimpleNamespace(monotonic=lambda: 0.0, monotonic_ns=time.monotonic_ns, sleep=time.sleep)
+    stopping = types.SimpleNamespace(acquire=lambda timeout: void(pauses.append(timeout)))
+    monkeypatch.setattr(lane_module, "time", clock)
+    monkeypatch.setattr(lane_module, "chance", lambda: share)
+    monkeypatch.setattr(lane_module, "BACKOFF_BASE_S", 0.1)  # as it is, but for the fixture
+    lane = Lane(
+        "toy", MemorySink(failures=[SinkError("away", retry_after_s=seconds)] * 12), max_bytes=1, new_id=lanes.new_id,
+        warn=lanes.warnings.append, on_thread=lambda: None,
+    )  # fmt: skip
+    lane._stopping = stopping  # type: ignore[assignment]
+
+    assert lane._attempt(lanes.chunk(statement(0)).batch) == ""
+
+    ceilings = [0.2, 0.4, 0.8, 1.6, 3.2, 6.4, 12.8, 25.6, 30.0, 30.0, 30.0, 30.0]
+    assert pauses == pytest.approx([share * ceiling for ceiling in ceilings])
+
+
 @pytest.mark.parametrize("seconds", [-1, -5.0, 0, 1e30, float("inf"), float("nan")])
 def test_impossible_times_to_wait_are_bounded(seconds: float, lanes: Lanes, monkeypatch: pytest.MonkeyPatch) -> None:
     """A ``retry_after_s`` that is negative, endless or no number ends neither the thread nor the deliveries."""  # S10
@@ -367,6 +399,42 @@ def test_impossible_times_to_wait_are_bounded(seconds: float, lanes: Lanes, monk
     lane.offer(lanes.chunk(statement(0)))
     settle(lane)
     assert lane.delivered == 1
+
+
+class Vague:
+    """Neither true nor false."""
+
+    def __bool__(self) -> bool:
+        raise ValueError
+
+
+class Bare(SinkError):
+    """Lacks what its base class would have set."""
+
+    def __init__(self) -> None:
+        Exception.__init__(self, "bare")
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        SinkError("x", retry_after_s="soon"),
+        SinkError("x", retry_after_s=10**400),
+        SinkError("x", retry=Vague()),
+        Bare(),
+    ],  # type: ignore[arg-type]
+    ids=["text", "too large", "neither", "bare"],
+)
+def test_odd_sink_error_is_like_any_other(odd: SinkError, lanes: Lanes) -> None:
+    """One whose wishes cannot be read: three tries, then the batch is lost, and the next one has its turn."""  # S18
+    failures: list[int] = []
+    sink = MemorySink(failures=[odd] * 3)
+    lane = lanes.start(sink, on_failure=lambda: failures.append(1))
+    lane.offer(lanes.chunk(statement(0)))
+    lane.offer(lanes.chunk(statement(1)))
+    settle(lane)
+
+    assert (seqs(sink), len(sink.tries), lane.losses.events, failures) == ([1], 4, 1, [])
 
 
 def test_receiver_that_is_away_for_hours_is_tried_on(lanes: Lanes) -> None:
@@ -512,6 +580,108 @@ def test_failing_close_is_said(lanes: Lanes) -> None:
     lane.finish(time.monotonic() + SOON_S)
     assert lane.wait_ended(time.monotonic() + SOON_S)
     assert lanes.warnings == ["sink toy: did not close: OSError: gone"]
+
+
+class Awkward(MemorySink):
+    """Hangs or raises where one of its attributes is asked for, until its gate is opened."""
+
+    def __init__(self, attribute: str, deed: Callable[[Awkward], object]) -> None:
+        super().__init__()
+        self.gate = threading.Event()
+        self._attribute, self._deed = attribute, deed
+
+    def __getattr__(self, name: str) -> Any:
+        if name == self._attribute:
+            return self._deed(self)
+        raise AttributeError(name)
+
+
+def wait_for_gate(sink: Awkward, *_: object) -> None:
+    """As long as the test lasts, and longer."""
+    sink.gate.wait(2 * SOON_S)
+
+
+def refuse(*_: object) -> None:
+    """Raise what no sink should."""
+    raise SystemExit("odd")
+
+
+@pytest.mark.parametrize(
+    ("attribute", "deed"),
+    [
+        ("batching", wait_for_gate),
+        ("ending", wait_for_gate),
+        ("ending", lambda sink: lambda deadline: wait_for_gate(sink)),
+    ],
+    ids=["batching", "ending", "call of ending"],
+)
+def test_attribute_that_hangs_delays_its_own_lane_only(
+    attribute: str, deed: Callable[[Awkward], object], lanes: Lanes
+) -> None:
+    """Who offers and who tells of the end returns at once."""  # fault S18
+    sink = Awkward(attribute, deed)
+    lane = lanes.start(sink)
+    before = time.monotonic()
+    lane.offer(lanes.chunk(statement(0)))
+    lane.end_by(time.monotonic() + SOON_S)
+    lane.tell_ending()
+    lane.finish(time.monotonic() + SOON_S)
+    took = time.monotonic() - before
+    sink.gate.set()
+
+    assert took < SOON_S
+    assert lane.wait_ended(time.monotonic() + SOON_S)
+    assert seqs(sink) == [0]
+
+
+@pytest.mark.parametrize(
+    ("batching", "problem"),
+    [
+        (17, "AttributeError: 'int' object has no attribute 'max_bytes'"),
+        (Batching("much", 1.0), "ValueError: invalid literal for int() with base 10: 'much'"),  # type: ignore[arg-type]
+        (Batching(1, None), "TypeError: float() argument must be a string or a real number, not 'NoneType'"),  # type: ignore[arg-type]
+        (Batching(0, 1.0), "ValueError: 0 bytes within 1.0 s"),
+        (Batching(1, float("inf")), "ValueError: 1 bytes within inf s"),
+        (Batching(1, float("nan")), "ValueError: 1 bytes within nan s"),
+    ],
+)
+def test_batching_that_cannot_be_used_is_done_without(batching: object, problem: str, lanes: Lanes) -> None:
+    """The sink gets its batches as they come; one line says why."""  # fault S18
+    sink = Awkward("batching", lambda sink: batching)
+    lane = lanes.start(sink)
+    for seq in range(3):
+        lane.offer(lanes.chunk(statement(seq)))
+        settle(lane)
+
+    assert seqs(sink) == [0, 1, 2]
+    assert lanes.warnings == [f"sink toy: its batching cannot be used: {problem}"]
+
+
+@pytest.mark.parametrize("attribute", ["batching", "ending"])
+def test_attribute_that_raises_is_done_without(attribute: str, lanes: Lanes) -> None:
+    """Whatever it raises is said once, and the lane goes on."""  # fault S18
+    sink = Awkward(attribute, refuse)
+    lane = lanes.start(sink)
+    lane.offer(lanes.chunk(statement(0)))
+    lane.finish(time.monotonic() + SOON_S)
+
+    assert lane.wait_ended(time.monotonic() + SOON_S)
+    assert (seqs(sink), len(lanes.warnings)) == ([0], 1)
+    assert lanes.warnings[0].endswith("SystemExit: odd")
+
+
+def test_sink_that_nobody_can_tell_of_the_end_ends_as_others_do(lanes: Lanes, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where there can be no thread that tells it, it is only closed."""  # fault T10
+    told: list[float] = []
+    sink = Awkward("ending", lambda sink: told.append)
+    start, starts = lane_module.threads.start, itertools.count()
+    monkeypatch.setattr(lane_module.threads, "start", lambda run: no_thread(run) if next(starts) else start(run))
+    lane = lanes.start(sink)
+    lane.offer(lanes.chunk(statement(0)))
+    lane.finish(time.monotonic() + SOON_S)
+
+    assert lane.wait_ended(time.monotonic() + SOON_S)
+    assert (seqs(sink), sink.calls[-1], told, lane.threads) == ([0], "close", [], 1)
 
 
 @pytest.mark.parametrize("fails", [False, True])

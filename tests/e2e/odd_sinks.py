@@ -52,6 +52,14 @@ class OddSink:
         self.path = os.path.join(context.directory, options.path)
         self._fd: int | None = None
         self._done = 0
+        if "ending" in options.methods:
+            self.ending = lambda deadline: self._do("ending")
+        self._do("factory")
+
+    @property
+    def batching(self) -> object:
+        """What it wants of its batches: nothing, unless it does what it must not do."""
+        return self._do("batching")
 
     def open(self) -> None:
         """Open the file."""
@@ -77,10 +85,11 @@ class OddSink:
         if self._fd is not None:
             os.close(self._fd)
 
-    def _do(self, method: str, batch: Batch | None = None) -> None:
-        if method in self._options.methods and self._done < self._options.times:
-            self._done += 1
-            DEEDS[self._options.does](self, batch)
+    def _do(self, method: str, batch: Batch | None = None) -> object:
+        if method not in self._options.methods or self._done >= self._options.times:
+            return None
+        self._done += 1
+        return DEEDS[self._options.does](self, batch)
 
 
 def raising(error: Callable[[], BaseException]) -> Callable[[OddSink, Batch | None], NoReturn]:
@@ -111,6 +120,12 @@ def change_batch(sink: OddSink, batch: Batch | None) -> None:
         for name, value in {"lines": (), "body": b"changed\n", "id": "changed"}.items():
             with contextlib.suppress(AttributeError):
                 setattr(batch, name, value)
+
+
+def interrupt(sink: OddSink, batch: Batch | None) -> None:
+    """Send this process what Ctrl-C sends, and wait until it arrives."""
+    os.kill(os.getpid(), signal.SIGINT)
+    time.sleep(HANG_S)
 
 
 def leak_thread(sink: OddSink, batch: Batch | None) -> None:
@@ -164,8 +179,10 @@ def import_modules(sink: OddSink, batch: Batch | None) -> None:
     import slowly_imported  # type: ignore[import-not-found]  # noqa: F401
 
 
-DEEDS: dict[str, Callable[[OddSink, Batch | None], None]] = {
+DEEDS: dict[str, Callable[[OddSink, Batch | None], object]] = {
     "nothing": lambda sink, batch: None,
+    "be a text": lambda sink, batch: "a text",
+    "interrupt": interrupt,
     "raise Exception": raising(lambda: ValueError("odd")),
     "raise SystemExit": raising(lambda: SystemExit(3)),
     "raise KeyboardInterrupt": raising(KeyboardInterrupt),

@@ -1,4 +1,4 @@
-"""Sinks that do what a sink must not do, thirty of them in one process: only they lose something, and it is counted."""
+"""Sinks that do what a sink must not do, fifty of them in one process: only they lose something, and it is counted."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import odd_sinks
 import pytest
-from harness import ENDURANCE, Ended, Tracer
+from harness import ENDURANCE, Ended, Tracer, check_conservation
 from ledger import Account, Audit, audit
 
 from flowtrace.lane import FAILED_BATCHES, LEFT_OUT_S, TRIES
@@ -36,6 +36,9 @@ COMPLETE = [
     *(Odd(f"raise {error}", "write", 2) for error in RAISED),
     *(Odd(f"raise {error}", "open", 2) for error in RAISED),
     *(Odd(f"raise {error}", method, ALWAYS) for error in RAISED[:5] for method in ("flush", "close")),
+    *(Odd(f"raise {error}", method, 1) for error in RAISED for method in ("batching", "ending")),
+    Odd("be a text", "batching", 1),
+    Odd("hang", "ending", 1),
     Odd("change the batch", "write", ALWAYS),
     Odd("leak threads", "write", 3),
     Odd("handle signals", "write", ALWAYS),
@@ -48,6 +51,7 @@ NOTHING = [
     *(Odd(f"raise {error}", method, ALWAYS) for error in RAISED[:5] for method in ("write", "open")),
     Odd("hang", "write", ALWAYS),
     Odd("hang", "open", ALWAYS),
+    Odd("hang", "batching", 1),
     Odd("lock up", "write", ALWAYS),
 ]
 OTHERS = [Odd("hang", "flush", ALWAYS), Odd("delete its file", "write", ALWAYS)]
@@ -182,6 +186,51 @@ def test_process_that_a_sink_changes_keeps_its_file(tmp_path: Path, does: str) -
     assert run.ended.returncode == 0, run.ended.stderr
     assert result.problems == []
     assert (result.calls, result.accounts[0].missing) == (run.made, 0)
+
+
+FORKING = """
+import os
+
+def used(number):
+    pass
+
+used(1)
+pid = os.fork()
+used(2)
+if pid:
+    os.waitpid(pid, 0)
+"""
+
+
+@pytest.mark.parametrize("error", ["SystemExit", "GeneratorExit"])
+def test_sink_that_cannot_be_built_does_not_end_the_program(tmp_path: Path, error: str) -> None:
+    """Whatever its factory raises, in the process and in a child, it is left out, and the file beside it is whole."""
+    # fault S18
+    tracer = Tracer(tmp_path)
+    program = tmp_path / "forking.py"
+    program.write_text(FORKING)
+    file = {"type": "file", "path": f"{tracer.traces}/file.jsonl"}
+    odd = {"type": "odd", "does": f"raise {error}", "methods": ["factory"]}
+    config = {"targets": [{"modules": ["__main__"]}], "sinks": [odd, file]}
+
+    ended = tracer.run([sys.executable, str(program)], config=config, env={"PYTHONPATH": odd_sinks.install(tmp_path)})
+
+    assert (ended.returncode, ended.calls.count("__main__.used")) == (0, 3)
+    assert len(ended.processes) == 2
+    assert ended.stderr.count(f"flowtrace: sink odd: left out: {error}") == 2  # each process says so
+    check_conservation(ended.events)
+
+
+def test_interrupt_while_a_sink_is_built_ends_the_program(tmp_path: Path) -> None:
+    """A Ctrl-C during the start is the user's: it is not taken for a mistake of the sink's."""
+    tracer = Tracer(tmp_path)
+    odd = {"type": "odd", "does": "interrupt", "methods": ["factory"]}
+    path = odd_sinks.install(tmp_path)
+
+    ended = tracer.run([sys.executable, "-c", "print('on')"], config={"sinks": [odd]}, env={"PYTHONPATH": path})
+
+    assert ended.returncode != 0
+    assert ended.stdout == ""
 
 
 @pytest.mark.parametrize("part", ["dispatcher", "lane"])
