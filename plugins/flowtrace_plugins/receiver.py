@@ -7,6 +7,7 @@ names and the attempts to connect to several addresses, nobody waits for: see `c
 
 from __future__ import annotations
 
+import contextlib
 import contextvars
 import http
 import http.client
@@ -93,6 +94,10 @@ class Receiver:
 
     def close(self) -> None:
         """Close the connections."""
+        pools = self._manager.pools
+        for pool in [pools.get(key) for key in [*pools.keys()]]:
+            if pool:
+                pool.close()  # urllib3 leaves that to the collector
         self._manager.clear()
 
     def _try(self, parcel: Parcel, timeout_s: float) -> int:
@@ -282,7 +287,8 @@ class _Timed(HTTPConnection):
 
     def close(self) -> None:
         self._is_ours()
-        super().close()
+        with contextlib.suppress(OSError):  # it is closed whatever is reported, and the collector may be who does it
+            super().close()
 
     def _is_ours(self) -> bool:
         """Whether the descriptor is still that of the connection; forgets it where it is not."""

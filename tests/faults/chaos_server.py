@@ -78,6 +78,11 @@ class ChaosServer:
         self.url = f"http{'s' if tls else ''}://127.0.0.1:{self._port}/v1/events"
 
     @property
+    def port(self) -> int:
+        """Where it listens, on 127.0.0.1."""
+        return self._port
+
+    @property
     def events(self) -> list[dict[str, Any]]:
         """The events of all requests."""
         return [event for request in self.requests for event in request.events]
@@ -156,7 +161,11 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             if self.server.stopped.wait(0.01):
                 self.close_connection = True
                 return
-        body = self.rfile.read(int(self.headers["Content-Length"]))
+        length = int(self.headers["Content-Length"])
+        body = self.rfile.read(length)
+        if len(body) < length:  # the client has broken off
+            self.close_connection = True
+            return
         request = Request(self.path, self.headers, body, time.monotonic())
         self.chaos.requests.append(request)
         step = self.chaos.script.pop(0) if self.chaos.script else self.chaos.always

@@ -35,26 +35,24 @@ CHANGES = (
     "open", "write", "pwrite", "fsync", "ftruncate", "replace", "rename", "unlink", "remove", "mkdir", "utime", "link",
 )  # fmt: skip
 ALL = (*OF_PATHS, *OF_DESCRIPTORS, "flock")
+_INHERITED = object()
 
 
 class Killed(BaseException):
     """The process is killed: each call fails from now on, and what is written stays as it is."""
 
 
-class Calls:
-    """Counts calls of ``os`` functions for files below a directory, while it is entered, and makes one or more fail.
+class Faults:
+    """Counts calls of some functions while it is entered, and makes one or more fail; a subclass says of which.
 
-    Threads may make the calls. A descriptor is looked up at each call, so one that the code under test opened before
-    is seen as well, and one that belongs to another file by now is not.
+    Threads may make the calls.
 
     Args:
-        directory: Calls for files elsewhere are neither counted nor failed.
         at: Which call fails, counted from 1; None to count only.
-        error: What it fails with: the number of an OSError, or `Killed`.
+        error: What it fails with: the number of an OSError, or the type of another exception, such as `Killed`.
         lasting: It and all calls after it fail, until the ``with`` block ends; else it alone. `Killed` lasts always.
-        short: Where the call is a write, it takes half of the data instead of failing; so it is then the next call
-            that fails where ``lasting`` is set.
-        only: The functions that count, of `ALL`.
+        short: The call does half of what it should, if it can, instead of failing; so it is then the next call that
+            fails where ``lasting`` is set.
 
     Attributes:
         made: The names of the functions called, in order.
@@ -62,16 +60,14 @@ class Calls:
     """
 
     def __init__(
-        self, directory: Path, *, at: int | None = None, error: int | type[BaseException] = errno.EIO,
-        lasting: bool = False, short: bool = False, only: Collection[str] = ALL,
+        self, *, at: int | None = None, error: int | type[BaseException] = errno.EIO, lasting: bool = False,
+        short: bool = False,
     ) -> None:  # fmt: skip
-        self.directory = directory
         self.made: list[str] = []
         self.failed = 0
         self._at, self._error, self._lasting, self._short = at, error, lasting or error is Killed, short
-        self._only = only
         self._lock = threading.Lock()
-        self._originals: list[tuple[Any, str, Callable[..., Any]]] = []
+        self._originals: list[tuple[Any, str, Any]] = []
 
     def __repr__(self) -> str:
         return f"<{len(self.made)} calls, at call {self._at}: {self._error}, last: {self.made[-3:]}>"
@@ -81,25 +77,22 @@ class Calls:
         """Whether there were so many calls that one of them failed."""
         return self.failed > 0
 
-    def __enter__(self) -> Self:
-        prefixes = {os.path.abspath(self.directory), os.path.realpath(self.directory)}
-        below = tuple(os.path.join(prefix, "") for prefix in prefixes)
-        for name in self._only:
-            module = fcntl if name == "flock" else os
-            original = getattr(module, name)
-            self._originals.append((module, name, original))
-            setattr(module, name, self._watched(name, original, below))
-        return self
-
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         while self._originals:
-            setattr(*self._originals.pop())
+            owner, name, original = self._originals.pop()
+            if original is _INHERITED:
+                delattr(owner, name)
+            else:
+                setattr(owner, name, original)
 
-    def _watched(self, name: str, original: Callable[..., Any], below: tuple[str, ...]) -> Callable[..., Any]:
+    def _watch(self, owner: Any, name: str, concerns: Callable[[tuple[Any, ...]], bool]) -> None:
+        """Put a function in the place of ``owner.name``, that counts calls with arguments that are of concern."""
+        original = getattr(owner, name)
+
         def call(*args: Any, **options: Any) -> Any:
-            if not os.path.join(_path_of(args[0] if args else "."), "").startswith(below):
+            if not concerns(args):
                 return original(*args, **options)
             with self._lock:
                 self.made.append(name)
@@ -110,7 +103,47 @@ class Calls:
                 return original(*args, **options)
             return self._failed(name, original, args, options, is_first=number == self._at)
 
-        return call
+        self._originals.append((owner, name, vars(owner).get(name, _INHERITED)))
+        setattr(owner, name, call)
+
+    def _failed(
+        self, name: str, original: Callable[..., Any], args: tuple[Any, ...], options: dict[str, Any], *, is_first: bool
+    ) -> Any:
+        """What a call that fails does."""
+        raise self._problem()
+
+    def _problem(self) -> BaseException:
+        """What it fails with."""
+        return OSError(self._error, os.strerror(self._error)) if isinstance(self._error, int) else self._error()
+
+
+class Calls(Faults):
+    """The `Faults` of ``os`` functions, for files below a directory.
+
+    A descriptor is looked up at each call, so one that the code under test opened before is seen as well, and one that
+    belongs to another file by now is not.
+
+    Args:
+        directory: Calls for files elsewhere are neither counted nor failed.
+        only: The functions that count, of `ALL`.
+        fault: As `Faults` takes it. Where the call is a write, ``short`` has it take half of the data.
+    """
+
+    def __init__(self, directory: Path, *, only: Collection[str] = ALL, **fault: Any) -> None:
+        super().__init__(**fault)
+        self.directory = directory
+        self._only = only
+
+    def __enter__(self) -> Self:
+        prefixes = {os.path.abspath(self.directory), os.path.realpath(self.directory)}
+        below = tuple(os.path.join(prefix, "") for prefix in prefixes)
+
+        def concerns(args: tuple[Any, ...]) -> bool:
+            return os.path.join(path_of(args[0] if args else "."), "").startswith(below)
+
+        for name in self._only:
+            self._watch(fcntl if name == "flock" else os, name, concerns)
+        return self
 
     def _failed(
         self, name: str, original: Callable[..., Any], args: tuple[Any, ...], options: dict[str, Any], *, is_first: bool
@@ -121,9 +154,7 @@ class Calls:
             taken = original(args[0], bytes(args[1])[: len(args[1]) // 2], *args[2:])
             if self._error is not Killed:
                 return taken
-        if isinstance(self._error, int):
-            raise OSError(self._error, os.strerror(self._error))
-        raise self._error
+        raise self._problem()
 
 
 def each_call(directory: Path, **fault: Any) -> Iterator[Calls]:
@@ -141,7 +172,7 @@ def each_call(directory: Path, **fault: Any) -> Iterator[Calls]:
             return
 
 
-def _path_of(file: Any) -> str:
+def path_of(file: Any) -> str:
     """The absolute path of what a call is about; of a descriptor, where the system says so."""
     if not isinstance(file, int):
         return os.path.abspath(os.fsdecode(file))  # asks the system for nothing: this runs within each call
