@@ -2,8 +2,8 @@
 
 ``python storm.py SECONDS [fork]``: for so long, four threads and the main thread call; a timer sends two thousand
 signals a second; the collector runs again and again, and finds cycles; with ``fork`` children are forked in between,
-each of which makes some calls. Prints JSON: how many calls the process has made. Should it or a child hang, it shows
-the stacks of its threads and dies.
+each of which makes some calls. Prints JSON: how many calls the process has made, and how many signals, finalizers and
+weakref callbacks struck. Should it or a child hang, it shows the stacks of its threads and dies.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ WEDGED_S = 40  # after the time is over
 SIGNALS_EACH_S = 0.0005
 
 _made = itertools.count()
+_struck = {kind: itertools.count() for kind in ("signals", "finalizers", "callbacks")}
 _kept: set[Any] = set()  # weak references whose callbacks are yet to be called
 _alive: list[None] = []  # one for each `Dying` that is yet to be finalized
 
@@ -44,6 +45,7 @@ def inner(number: int) -> int:
 def handle(number: int, frame: object) -> None:
     """What a signal leads to."""
     next(_made)
+    next(_struck["signals"])
     call(number)
 
 
@@ -55,6 +57,7 @@ class Dying:
     def __del__(self) -> None:
         """Makes calls."""
         next(_made)
+        next(_struck["finalizers"])
         call(0)
         _alive.pop()
 
@@ -66,6 +69,7 @@ class Watched:
 def callback(reference: object) -> None:
     """Called when a `Watched` is gone."""
     next(_made)
+    next(_struck["callbacks"])
     inner(1)
     _kept.discard(reference)
 
@@ -149,5 +153,5 @@ if __name__ == "__main__":
     while _alive or _kept:  # a collection that another thread has begun may still be at work
         gc.collect()
         time.sleep(0.01)
-    sys.stdout.write(json.dumps({"made": next(_made)}))
+    sys.stdout.write(json.dumps({"made": next(_made)} | {kind: next(count) for kind, count in _struck.items()}))
     sys.stdout.flush()

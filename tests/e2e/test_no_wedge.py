@@ -16,6 +16,7 @@ from ledger import assert_balanced
 PROGRAM = str(Path(__file__).with_name("storm.py"))
 SECONDS = 60 if ENDURANCE else 5
 ORDERED = sys.version_info >= (3, 12)  # before, the collector runs in allocations: after a number was taken, too
+FEWEST = {"made": 1_000, "signals": 20, "finalizers": 20, "callbacks": 20}  # in a second
 CONFIG: dict[str, Any] = {
     "targets": [{"modules": ["__main__"], "exclude": ["watch", "strike"]}],
     "queue": {"overflow": "block", "block_timeout": "1h"},
@@ -115,8 +116,9 @@ def test_calls_from_anywhere_are_recorded_once(run_traced: Callable[..., Ended],
     (account,) = result.accounts
     assert account.stop is not None
     assert (account.missing, account.open, account.stop["failures"]) == (0, {}, 0)
-    assert account.calls + account.stop["suppressedCalls"] == json.loads(ended.stdout)["made"]
-    assert account.calls > 1_000
+    told = json.loads(ended.stdout)
+    assert account.calls + account.stop["suppressedCalls"] == told["made"]
+    check_struck(told)
     shutil.rmtree(ended.traces)  # gigabytes in the long form, which pytest would keep
 
 
@@ -129,13 +131,21 @@ def test_forks_in_a_storm_are_processes_of_their_own(run_traced: Callable[..., E
     result = assert_balanced(ended.traces, ordered=ORDERED)
     parent, *children = sorted(result.accounts, key=lambda account: account.pid != ended.pid)
     assert parent.stop is not None
-    assert parent.calls + parent.stop["suppressedCalls"] == json.loads(ended.stdout)["made"]
-    assert children
+    told = json.loads(ended.stdout)
+    assert parent.calls + parent.stop["suppressedCalls"] == told["made"]
+    check_struck(told)
+    assert len(children) > SECONDS
     for child in children:
         assert child.stop is not None
         assert (child.missing, child.stop["failures"]) == (0, 0)
         assert child.calls >= 20 * 3
     shutil.rmtree(ended.traces)
+
+
+def check_struck(told: dict[str, int]) -> None:
+    """There was a storm: of each kind so many in each second, on a machine that has other things to do as well."""
+    print(told)  # for who runs it with -s
+    assert {kind: times // SECONDS for kind, times in told.items() if times < FEWEST[kind] * SECONDS} == {}
 
 
 def test_child_that_calls_before_the_agent_knows_of_the_fork_begins_once(

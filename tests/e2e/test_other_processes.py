@@ -202,3 +202,36 @@ def test_events_are_delivered_while_the_loop_of_gevent_turns(comparison: Compari
     ended = comparison.run([PYTHON, "app.py"], drive=drive, config=config)
 
     comparison.check_all_delivered(ended)
+
+
+@pytest.mark.parametrize("patch", PATCHES)
+def test_events_are_delivered_while_a_green_thread_yields_to_none(patch: str, comparison: Comparison) -> None:
+    """A loop that computes on and on, and lets no other green thread run, keeps nothing back."""  # fault T6
+    comparison.write(f"""
+    {PATCHES[patch]}
+    import gevent
+
+    def whirl():
+        n = 0
+        while not os.path.exists("go-on"):
+            n += 1
+            if n % 20_000 == 0:
+                work(n)
+
+    def wait_in_vain():
+        gevent.sleep(0)
+        print("only now", os.path.exists("go-on"))
+
+    gevent.joinall([gevent.spawn(wait_in_vain), gevent.spawn(whirl)])
+    """)
+
+    def drive(program: Counted) -> None:
+        program.wait_for("work", 3)
+        program.wait_for_events("work", 3)
+        program.go_on()
+
+    config = {"targets": [{"modules": ["__main__"], "exclude": ["whirl", "wait_in_vain"]}]}
+    ended = comparison.run([PYTHON, "-Wignore", "app.py"], drive=drive, config=config)  # of what is patched late
+
+    assert ended.stdout == "only now True\n"
+    comparison.check_all_delivered(ended)

@@ -52,6 +52,7 @@ class Outage(NamedTuple):
         resident_bytes: The largest memory of the process.
         drained_after_s: From the return of the receiver until the spool was empty, while the program went on.
         made: The calls that the program made, by its own count.
+        calls_a_second: How many these were in a second.
         stop: The program's STOP event.
     """
 
@@ -59,6 +60,7 @@ class Outage(NamedTuple):
     resident_bytes: int
     drained_after_s: float
     made: int
+    calls_a_second: int
     stop: Event
 
 
@@ -87,7 +89,9 @@ def test_outage(tracer: Tracer, receiver: ChaosServer, away: str) -> None:
     ]
     numbers = [event["seq"] for event in arrived if event["event"] in ("ENTER", "EXIT")]
     assert numbers == sorted(numbers)
-    assert outage.spool_bytes < MAX_SPOOL_BYTES
+    assert outage.calls_a_second >= 0.95 * CALLS_A_SECOND, "the program was held up"
+    assert 0 < outage.spool_bytes < MAX_SPOOL_BYTES
+    assert outage.drained_after_s < DRAINED_WITHIN_S
     assert outage.resident_bytes < MAX_RESIDENT_BYTES
 
 
@@ -154,7 +158,8 @@ def endure(tracer: Tracer, receiver: ChaosServer, spool: Path, away: str) -> Out
     ended = process.wait()
     assert ended.returncode == 0, ended.stderr
     [stop] = [event for event in itertools.chain(receiver.stored_events, left_in(spool)) if event["event"] == "STOP"]
-    return Outage(largest, resident, drained_after_s, int(ended.stdout.split()[0]), stop)
+    made, calls_a_second = map(int, ended.stdout.split())
+    return Outage(largest, resident, drained_after_s, made, calls_a_second, stop)
 
 
 def observe(process: Running, spool: Path, seconds: float) -> int:
