@@ -173,7 +173,7 @@ FORKS = """
 def test_forks_while_threads_record(comparison: Comparison, tracer: harness.Tracer) -> None:
     """No child hangs, each delivers its own calls and none of its parent's; by `os._exit`, at most its own.
 
-    Two of the eight threads make calls without a pause when the fork comes: one fork in five meets one within the agent.
+    Two of the eight threads call without a pause when the fork comes: one fork in five meets one within the agent.
     """
     # fault P1, P2, C9
     times = 1_000 if ENDURANCE else 350  # on each Python
