@@ -25,6 +25,7 @@ DESCRIPTORS = {"stdout": 1, "stderr": 2}
 _ATOMIC_BYTES = 4096  # PIPE_BUF of Linux: what a pipe never mixes with the writes of other processes
 _GONE = {errno.EPIPE, errno.EBADF, errno.EIO, errno.ECONNRESET}
 _FALLBACK_COLUMNS = 120
+_NEWLINE = ord("\n")
 
 
 class StdoutSink:
@@ -38,6 +39,7 @@ class StdoutSink:
         self._batch_id: str | None = None
         self._text = b""  # of that batch
         self._written = 0  # bytes of that text
+        self._is_torn = False  # the last line on the stream is not whole
 
     def open(self) -> None:
         """Choose how to render; done here so that JSON lines do without the code of the tree.
@@ -57,8 +59,7 @@ class StdoutSink:
         """
         self._check_stream()
         if batch.id != self._batch_id:
-            torn = 0 < self._written < len(self._text)
-            self._batch_id, self._text, self._written = batch.id, b"\n" * torn + self._render(batch), 0
+            self._batch_id, self._text, self._written = batch.id, b"\n" * self._is_torn + self._render(batch), 0
         for end in _ends(self._text, self._written, pipe=self._is_pipe):
             self._write_until(end)
         self._text, self._written = b"", 0
@@ -73,6 +74,7 @@ class StdoutSink:
         while self._written < end:
             try:
                 self._written += os.write(self._fd, memoryview(self._text)[self._written : end])
+                self._is_torn = self._text[self._written - 1] != _NEWLINE
             except BlockingIOError:  # the program set its stream to non-blocking, as asyncio does with pipes
                 select.select([], [self._fd], [], 1.0)
             except OSError as error:
