@@ -18,7 +18,7 @@ AGENT, PLUGINS, CHAT = ROOT / "agent/flowtrace", ROOT / "plugins/flowtrace_plugi
 LAYERS = {  # a module imports from its own layer and from those above it in this table, CONTRIBUTING says why
     "leaves": [
         "errors", "events", "hooks", "constants", "introspection", "positions", "assembly", "tracecontext",
-        "unpatched", "threads", "entrypoints", "patterns", "late",
+        "unpatched", "threads", "entrypoints", "patterns", "late", "typed",
     ],
     "pure": [
         "explanations", "quantities", "config", "settings", "selection", "secretnames", "secretforms", "redaction",
@@ -38,7 +38,7 @@ IN_THE_TRACED_PROCESS = {
     "orjson",
     "msgspec",
 }  # beside the standard library
-PUBLIC = {"errors", "events", "hooks", "config", "testing", "unpatched"}  # what a plugin may import of flowtrace
+PUBLIC = {"errors", "events", "hooks", "config", "testing", "typed", "unpatched"}  # what a plugin may import of flowtrace
 EMPTY_NAMES = {"utils", "util", "helpers", "helper", "common", "misc", "base", "manager"}
 
 

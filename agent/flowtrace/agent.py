@@ -11,7 +11,6 @@ import contextlib
 import os
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
 
 from flowtrace import constants, contexts
 from flowtrace.announcement import Announcement, ForkSilence, Warnings, plural
@@ -34,6 +33,7 @@ from flowtrace.recorder import Recorder
 from flowtrace.settings import read
 from flowtrace.splices import Splices
 from flowtrace.tracecontext import VARIABLE
+from flowtrace.typed import TYPE_CHECKING, Any
 from flowtrace.unpatched import time
 
 if TYPE_CHECKING:

@@ -11,9 +11,9 @@ import opcode
 import sys
 import types
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, NamedTuple
 
 from flowtrace.positions import Position, encoded
+from flowtrace.typed import Any, NamedTuple
 
 NO_POSITION: Position = (None, None, None, None)
 

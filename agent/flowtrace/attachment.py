@@ -10,7 +10,6 @@ import collections
 import sys
 import types
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, TypeVar
 
 from flowtrace import constants, late
 from flowtrace.defaults import MarksDefaults
@@ -23,6 +22,7 @@ from flowtrace.redaction import Redactor
 from flowtrace.secretnames import gives_secret
 from flowtrace.selection import ModuleRules, Selection
 from flowtrace.suspension import Suspendable, suspendable
+from flowtrace.typed import TYPE_CHECKING, Any, NamedTuple, TypeAlias, TypeVar
 from flowtrace.values import Encoder, Limits
 
 if TYPE_CHECKING:

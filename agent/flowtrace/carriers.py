@@ -14,7 +14,6 @@ import contextvars
 import os
 import sys
 from collections.abc import Callable, Iterator
-from typing import Any
 
 from flowtrace import constants
 from flowtrace.constants import Raised, without_our_frames
@@ -22,6 +21,7 @@ from flowtrace.events import Ids
 from flowtrace.recorder import LOST, SKIPPED, Current, Entry
 from flowtrace.splices import Splice, Splices
 from flowtrace.tracecontext import VARIABLE, Remote, parse
+from flowtrace.typed import Any
 
 _SPAN = "_flowtrace"  # the attribute of objects of the standard library that are on their way
 _NAME = VARIABLE.encode() + b"="

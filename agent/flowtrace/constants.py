@@ -10,7 +10,8 @@ from __future__ import annotations
 import opcode
 import types
 from collections.abc import Callable
-from typing import Any
+
+from flowtrace.typed import Any
 
 resolve: Callable[[str], Any] | None = None  # set by a running agent
 arrive: Callable[[str | None], None] | None = None  # likewise

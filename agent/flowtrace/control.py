@@ -11,14 +11,15 @@ import contextlib
 import os
 import stat
 from collections.abc import Callable, Sequence
-from typing import Literal, NamedTuple, TypeVar, get_args
 
 from flowtrace.errors import FlowtraceError
+from flowtrace.typed import Literal, NamedTuple, TypeAlias, TypeVar
 
 MAX_MESSAGE_BYTES = 16 << 20
 _ROOT = 0
 
-Command = Literal["origin", "off", "on", "reload", "status"]
+Command: TypeAlias = Literal["origin", "off", "on", "reload", "status"]
+COMMANDS: tuple[Command, ...] = ("origin", "off", "on", "reload", "status")
 
 
 class Request(NamedTuple):
@@ -75,7 +76,7 @@ def _is_valid(message: Request | Answer | Origin) -> bool:
     match message:
         case Request(str(id), command, None | str()):
             is_id = len(id) == 16 and all(letter in "0123456789abcdef" for letter in id)
-            return is_id and command in get_args(Command)
+            return is_id and command in COMMANDS
         case Answer(bool(), str()):
             return True
         case Origin(None | str(), list(sets), str()):

@@ -13,9 +13,9 @@ import sys
 import types
 import weakref
 from collections.abc import Iterator
-from typing import Any, Protocol
 
 from flowtrace.constants import FOLDER
+from flowtrace.typed import Any, Protocol
 from flowtrace.values import Scalars
 
 KEY = "@defaults"

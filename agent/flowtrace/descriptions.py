@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, Protocol
 
 from flowtrace.introspection import title_of
+from flowtrace.typed import Any, Protocol
 from flowtrace.unpatched import time
 
 SLOW_NS = 10_000_000  # for a description; and for those of one capture together

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from typing import Any
 
 from flowtrace.recorder import State
 from flowtrace.splices import Splice, Splices
 from flowtrace.tracecontext import Remote
+from flowtrace.typed import Any
 
 
 class Elsewhere:

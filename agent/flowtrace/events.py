@@ -9,9 +9,9 @@ added since comes after them.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, TypeAlias
 
 from flowtrace.late import orjson
+from flowtrace.typed import Any, NamedTuple, TypeAlias
 
 SCHEMA_VERSION = 1
 
@@ -304,7 +304,7 @@ class Lines:
         if parent is None:
             parent_id = "null"
         else:
-            above = self._places.get(parent)  # type: ignore[call-overload]
+            above = self._places.get(parent)  # type: ignore[arg-type]  # those from elsewhere are not found
             parent_id = f'"{above[_SPAN_ID] if above else ids.span(parent)}"'
         trace_id = prefix + span_id if trace == span else above[_TRACE_ID] if above else ids.trace(trace)
         if len(self._places) >= _MAX_REMEMBERED:

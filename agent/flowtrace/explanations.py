@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from types import UnionType
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, get_args, get_origin
+
+from flowtrace.typed import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import msgspec
@@ -111,15 +112,19 @@ def _culprit(mapping: dict[str, Any], kinds: list[Any], dec_hook: DecodeHook) ->
 
 def _flat(kind: Any) -> list[Any]:
     """A type without its annotations; of a union, each of its types."""
-    if get_origin(kind) is Annotated:
+    import typing  # as below: the traced process explains no mistakes
+
+    if typing.get_origin(kind) is typing.Annotated:
         return _flat(kind.__origin__)
-    if get_origin(kind) in (Union, UnionType):
-        return [flat for part in get_args(kind) for flat in _flat(part)]
+    if typing.get_origin(kind) in (typing.Union, UnionType):
+        return [flat for part in typing.get_args(kind) for flat in _flat(part)]
     return [kind]
 
 
 def _within(kind: Any, step: str | int) -> list[Any]:
     """The types that may stand at ``step`` inside a value of type ``kind``."""
+    from typing import get_args
+
     fields = [field.type for field in _fields(kind) if field.encode_name == step]
     items = [[part for part in get_args(flat) if part is not ...][-1:] for flat in _flat(kind)]
     return fields or [item for found in items for item in found]
@@ -133,4 +138,6 @@ def _fields(kind: Any) -> list[msgspec.structs.FieldInfo]:
 
 
 def _choices(kind: Any) -> list[str]:
+    from typing import Literal, get_args, get_origin
+
     return [str(choice) for flat in _flat(kind) if get_origin(flat) is Literal for choice in get_args(flat)]

@@ -7,12 +7,12 @@ objects that the factories built, each on a thread of its own.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
 
 from flowtrace.events import Batch
+from flowtrace.typed import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
 
 if TYPE_CHECKING:
-    import msgspec  # which bounds the options
+    import msgspec  # noqa: F401  # which bounds the options
 
 PROJECT = "flowtrace"
 

@@ -23,13 +23,13 @@ import zipimport
 from collections.abc import Callable, Iterator, Sequence
 from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
 from importlib.util import module_from_spec
-from typing import Any, Protocol
 
 from flowtrace import late
 from flowtrace.constants import FOLDER
 from flowtrace.patcher import CALLS_WRAPPED
 from flowtrace.selection import Selection
 from flowtrace.splices import Splices
+from flowtrace.typed import Any, Protocol
 from flowtrace.unpatched import _thread
 
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import contextvars
 from collections.abc import Callable, Iterable
-from typing import Any, NamedTuple
 
 from flowtrace.introspection import slot_of
 from flowtrace.late import orjson
@@ -19,6 +18,7 @@ from flowtrace.patterns import late
 from flowtrace.recorder import Current, Entry
 from flowtrace.splices import Splice, Splices
 from flowtrace.tracecontext import HEADER, STATE_HEADER, Remote, parse
+from flowtrace.typed import Any, NamedTuple
 
 Values = dict[str, Any]
 

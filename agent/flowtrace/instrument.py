@@ -28,11 +28,11 @@ from __future__ import annotations
 import sys
 import types
 from collections.abc import Callable, Iterator
-from typing import Any, Literal, NamedTuple, Protocol, TypeAlias
 
 from flowtrace.assembly import NO_POSITION, Handler, Instruction, assemble, depths, disassemble
 from flowtrace.constants import Raised, without_our_frames
 from flowtrace.errors import InstrumentError
+from flowtrace.typed import Any, Literal, NamedTuple, Protocol, TypeAlias
 
 Kind: TypeAlias = Literal["function", "coroutine", "generator", "async generator"]
 How: TypeAlias = Literal["instrumented", "wrapper", "not traced"]

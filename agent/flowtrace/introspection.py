@@ -9,7 +9,8 @@ from __future__ import annotations
 import sys
 import types
 from itertools import islice
-from typing import Any
+
+from flowtrace.typed import Any
 
 # The descriptors of the interpreter: C code that no class and no metaclass can replace.
 mro_of = type.__dict__["__mro__"].__get__

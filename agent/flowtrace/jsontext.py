@@ -7,10 +7,10 @@ left out before.
 from __future__ import annotations
 
 import re
-from typing import Any
 
 from flowtrace.late import orjson
 from flowtrace.patterns import late
+from flowtrace.typed import Any
 
 
 class Rest(str):

@@ -15,10 +15,10 @@ from __future__ import annotations
 import itertools
 from collections import OrderedDict
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, NamedTuple, final
 
 from flowtrace.events import ENTER, EXCEPTION, STATEMENT, Record
 from flowtrace.lane import MAX_LEFT_SPANS
+from flowtrace.typed import TYPE_CHECKING, NamedTuple, final
 
 if TYPE_CHECKING:
     from flowtrace.config import Keep

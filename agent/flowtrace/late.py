@@ -7,7 +7,8 @@ one has a START and a STOP to write, which Python's own json does as well, byte 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+
+from flowtrace.typed import TYPE_CHECKING, Any
 
 
 class Library:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextvars
 from collections.abc import Callable
-from typing import Any
 
 from flowtrace.carriers import remote
 from flowtrace.events import Ids
@@ -17,6 +16,7 @@ from flowtrace.incoming import Request
 from flowtrace.recorder import LOST, SKIPPED, Current
 from flowtrace.splices import Splice, Splices
 from flowtrace.tracecontext import HEADER, STATE_HEADER, Remote
+from flowtrace.typed import Any
 
 Values = dict[str, Any]
 Headers = list[tuple[str, str]]

@@ -10,10 +10,10 @@ import gc
 import sys
 import types
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING, Any, NamedTuple
 
 from flowtrace.constants import Raised
 from flowtrace.instrument import Function, nested
+from flowtrace.typed import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     from flowtrace.recorder import Functions

@@ -6,7 +6,10 @@ To compile those that know secrets takes 12 ms; few processes ever meet a text t
 from __future__ import annotations
 
 import re
-from typing import Any, AnyStr, cast
+
+from flowtrace.typed import Any, TypeVar
+
+AnyStr = TypeVar("AnyStr", str, bytes)
 
 
 class Pattern:
@@ -29,4 +32,6 @@ class _Late(Pattern):
 
 def late(pattern: AnyStr, flags: int = 0) -> re.Pattern[AnyStr]:
     """An expression that is compiled when it is first used; what is wrong with it is found then."""
-    return cast("re.Pattern[AnyStr]", _Late(pattern, flags))
+    made: Any = _Late(pattern, flags)
+    expression: re.Pattern[AnyStr] = made
+    return expression

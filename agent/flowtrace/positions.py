@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Iterator
-from typing import TypeAlias
+
+from flowtrace.typed import TypeAlias
 
 Position: TypeAlias = tuple[int | None, int | None, int | None, int | None]  # line, end line, column, end column
 

@@ -12,7 +12,6 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
-from typing import Any
 
 from flowtrace.errors import ConfigError
 from flowtrace.patterns import late
@@ -37,6 +36,7 @@ from flowtrace.secretforms import (
     tokens_in,
 )
 from flowtrace.secretnames import is_secret, rule_of, squash
+from flowtrace.typed import Any
 
 MARKER = "[redacted]"
 MAX_TEXT = 8192  # characters; of a longer text only the start is kept, so that no pattern meets unbounded input

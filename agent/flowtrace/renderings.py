@@ -11,7 +11,6 @@ import functools
 import operator
 import types
 from collections.abc import Callable
-from typing import Any
 
 from flowtrace.introspection import (
     class_name,
@@ -28,6 +27,7 @@ from flowtrace.introspection import (
     title_of,
 )
 from flowtrace.patterns import late
+from flowtrace.typed import Any
 
 SCALARS = frozenset(map(id, (str, bytes, int, float, bool, type(None))))  # by id: a metaclass may define __hash__
 

@@ -9,9 +9,9 @@ import binascii
 import re
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
-from typing import NamedTuple, TypeAlias
 
 from flowtrace.patterns import late
+from flowtrace.typed import NamedTuple, TypeAlias
 
 SHORTEST_FORM = 13  # characters; in anything shorter only name=value, name: value and --name value are looked for
 

@@ -13,7 +13,8 @@ import re
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from importlib.machinery import all_suffixes
-from typing import TYPE_CHECKING, NamedTuple
+
+from flowtrace.typed import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from flowtrace.config import Config, Rule

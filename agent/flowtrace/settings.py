@@ -7,7 +7,8 @@ themselves stay in the launcher: it has checked everything, and to import msgspe
 from __future__ import annotations
 
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
+
+from flowtrace.typed import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from flowtrace.config import Started

@@ -6,7 +6,6 @@ import enum
 import types
 from _weakref import ref  # what weakref has it from; that takes 1 ms to import
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
 
 from flowtrace.introspection import (
     class_name,
@@ -23,6 +22,7 @@ from flowtrace.introspection import (
     title_of,
 )
 from flowtrace.renderings import BASES, library_rendering
+from flowtrace.typed import Any, NamedTuple
 
 _IMMUTABLE = 1 << 8  # Py_TPFLAGS_IMMUTABLETYPE: a type written in C
 _EXCEPTION = 1 << 30  # Py_TPFLAGS_BASE_EXC_SUBCLASS

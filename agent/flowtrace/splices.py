@@ -14,11 +14,11 @@ import contextlib
 import sys
 import types
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
 
 from flowtrace.instrument import IS_FUNCTION, Function, instrument, pairs
 from flowtrace.patcher import assign
 from flowtrace.recorder import Recorder
+from flowtrace.typed import Any, NamedTuple
 
 
 def _nothing(_: object) -> None: ...

@@ -14,10 +14,10 @@ import opcode
 import sys
 import types
 from collections.abc import Callable
-from typing import Any, NamedTuple
 
 from flowtrace.constants import SUSPENDABLE, Raised, named
 from flowtrace.recorder import Flow, Functions, Recorder
+from flowtrace.typed import Any, NamedTuple
 
 COUNTS_C_CALLS = sys.version_info < (3, 12)  # against the recursion limit
 

@@ -7,9 +7,9 @@
 from __future__ import annotations
 
 import re
-from typing import NamedTuple
 
 from flowtrace.patterns import late
+from flowtrace.typed import NamedTuple
 
 HEADER = "traceparent"
 STATE_HEADER = "tracestate"  # what other tracers send along with it (section 3.3), handed on as it came

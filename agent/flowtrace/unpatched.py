@@ -14,7 +14,8 @@ import select
 import time
 import types
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+
+from flowtrace.typed import TYPE_CHECKING
 
 __all__ = ["_queue", "_thread", "chance", "new_chances", "select", "time"]
 

@@ -17,7 +17,6 @@ import re
 import types
 from collections.abc import Callable, Mapping
 from itertools import islice
-from typing import Any, NamedTuple
 
 from flowtrace.descriptions import SLOW_NS, Descriptions
 from flowtrace.introspection import (
@@ -35,6 +34,7 @@ from flowtrace.redaction import MARKER, MAX_TEXT, Redactor
 from flowtrace.renderings import RENDERED, SCALARS, inline, int_text
 from flowtrace.secretforms import COMMANDS
 from flowtrace.shapes import Shape, Weak, examine, stored_fields
+from flowtrace.typed import Any, NamedTuple
 
 CYCLE = "<cycle>"
 UNCAPTURABLE = "<uncapturable>"

@@ -6,9 +6,8 @@ factories. Their options it has as `flowtrace.settings`, which msgspec's structs
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from flowtrace.hooks import RegisterSink, Sink, SinkContext, hookimpl
+from flowtrace.typed import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from flowtrace_plugins.options import FileOptions, HttpOptions, StdoutOptions

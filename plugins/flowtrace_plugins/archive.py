@@ -15,10 +15,10 @@ import re
 import stat
 import time
 from collections.abc import Callable, Generator, Iterator
-from typing import TYPE_CHECKING, Any, NamedTuple
 
 from flowtrace.errors import SinkError
 from flowtrace.hooks import SinkContext
+from flowtrace.typed import TYPE_CHECKING, Any, NamedTuple
 from flowtrace_plugins.private import PrivateFile, exclusive, identity
 
 if TYPE_CHECKING:

@@ -14,11 +14,11 @@ import os
 import re
 import time
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, NamedTuple
 
 from flowtrace.errors import SinkError
 from flowtrace.events import Batch
 from flowtrace.hooks import SinkContext
+from flowtrace.typed import TYPE_CHECKING, NamedTuple
 from flowtrace_plugins.archive import Archive
 from flowtrace_plugins.private import LOCK_POLL_S, LOCK_TRIES, PrivateFile, make_private_directory, sync_directory
 

@@ -6,7 +6,6 @@ import os
 import stat
 from collections.abc import Callable
 from pathlib import Path
-from typing import get_args
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -14,6 +13,7 @@ from hypothesis import strategies as st
 
 from flowtrace import control
 from flowtrace.control import (
+    COMMANDS,
     Answer,
     Command,
     Control,
@@ -33,7 +33,7 @@ PID = os.getpid()
 requests = st.builds(
     Request,
     id=st.integers(0, 2**64 - 1).map(lambda number: f"{number:016x}"),
-    command=st.sampled_from(get_args(Command)),
+    command=st.sampled_from(COMMANDS),
     resolved=st.none() | st.text(),
 )
 reuses_the_folder = settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
