@@ -22,12 +22,12 @@ import mmap
 import sys
 import types
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple, Protocol, TypeAlias
 
 from flowtrace.constants import FOLDER, Raised, name_of, named
 from flowtrace.events import ENTER, EXCEPTION, EXIT, NO_RESULT, NOT_CAPTURED, Record, by_name
 from flowtrace.introspection import module_of, traceback_of
 from flowtrace.tracecontext import Remote
+from flowtrace.typed import Any, NamedTuple, Protocol, TypeAlias
 from flowtrace.unpatched import _thread, chance, new_chances, time
 from flowtrace.values import PLAIN_INT, Scalars
 
@@ -449,7 +449,9 @@ class Recorder:
                 if span < 0:
                     set_current(above)
                     return
-                now, kind, payload, size, seq, busy = started, EXIT, NO_RESULT, 0, -1, me.busy
+                kind, payload = EXIT, NO_RESULT
+                size, seq = 0, -1
+                now, busy = started, me.busy
                 try:
                     set_current(above)  # first of all: what a signal handler raises must not keep it from being done
                     now = clock()
