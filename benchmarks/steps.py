@@ -36,6 +36,7 @@ import plots
 import report
 from report import Spread
 
+from flowtrace import late
 from flowtrace import recorder as original
 from flowtrace.agent import _name_tasks
 from flowtrace.dispatcher import Dispatcher
@@ -177,6 +178,7 @@ def _rung(source: Source, label: str, cut: Cut) -> Rung:
 
 def _recorded(recorder: Any) -> Callable[..., None]:
     """The function, traced by this recorder as the agent has it."""
+    late.load()
     _name_tasks(recorder.state)
     target = original.Target("steps", "method", 1, Encoder(limits=Limits(), redactor=Redactor()))
     return _traced(recorder.functions(target))
