@@ -49,6 +49,7 @@ class HttpSink:
         self._ended_at, self._deadline = math.inf, math.inf
         self._ending = _thread.allocate_lock()
         self._ending.acquire()
+        self._courier.start()  # not when it is first needed: 3.12.1 starts no thread once the main thread is at its end
 
     # -- the lane's thread ---------------------------------------------------------------------------------------
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import subprocess
 import sys
 import time
@@ -11,9 +12,10 @@ from typing import Any, NamedTuple
 
 import leaving
 import odd_sinks
+import orjson
 import pytest
 from harness import Running as Process
-from harness import Tracer, environment, launcher, wait_until
+from harness import Tracer, check_conservation, environment, launcher, wait_until
 from ledger import assert_balanced
 
 from tests.faults.chaos_server import ChaosServer, hang, running
@@ -151,3 +153,24 @@ def test_stderr_that_nobody_reads_holds_nothing_up(tmp_path: Path, options: list
             process.kill()
 
     assert status == 3
+
+
+def test_sink_that_is_first_used_at_the_end(tracer: Tracer, deaf: ChaosServer) -> None:
+    """A program that is over before a sink has seen anything leaves it all on disk, though no thread can be started
+    any more: on 3.12.0 and 3.12.1, from the end of the main thread on.
+    """  # fault P8
+    (tracer.folder / "app.py").write_text("def f(x): return x\nfor n in range(5): f(n)\n")
+    spool = tracer.folder / "spool"
+    config = {
+        "targets": [{"modules": ["__main__"]}],
+        "flush": {"interval": "10s", "shutdown_timeout": "25s"},
+        "sinks": [http(deaf, spool={"dir": str(spool)})],
+    }
+    began = time.monotonic()
+
+    ended = tracer.run([sys.executable, "app.py"], config=config)
+
+    assert (ended.returncode, ended.stdout) == (0, "")
+    assert time.monotonic() - began < 25
+    bodies = [gzip.decompress(path.read_bytes()) for path in sorted(spool.glob("*/*.gz"))]
+    check_conservation([orjson.loads(line) for body in bodies for line in body.splitlines()], sink="http")
