@@ -372,5 +372,5 @@ def _content(path: str) -> bytes:
 def _size(path: str) -> int:
     try:
         return os.stat(path).st_size
-    except OSError:
+    except FileNotFoundError:  # another process has delivered it; what cannot be looked at takes room
         return 0

@@ -30,7 +30,8 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from flowtrace.errors import SinkError
 from flowtrace.events import Batch
 from flowtrace.hooks import Sink
-from tests.faults.syscalls import ALL, CHANGES, Calls, Killed
+from flowtrace_plugins import spool
+from tests.faults.syscalls import ALL, CHANGES, Calls, Killed, path_of
 
 CALLS = st.one_of(
     st.tuples(st.just(ALL), st.integers(1, 60)),
@@ -244,6 +245,17 @@ class DeliveryMachine(RuleBasedStateMachine):
             after = _descriptors()
             process.descriptors = (process.descriptors & after) | (after - before)
             self.after_each_call()
+
+
+def take_descriptors(directory: Path) -> None:
+    """What the system does when a process dies: close what is open below ``directory``, and so release its locks."""
+    leases = [*spool._leases]
+    for descriptor in _descriptors():
+        if path_of(int(descriptor)).startswith(os.path.join(os.path.realpath(directory), "")):
+            os.close(int(descriptor))
+    spool._leases.clear()
+    for lease in leases:
+        lease.release()  # now, when it has nothing to release: not once the collector finds it and others have a lease
 
 
 def _descriptors() -> set[str]:
