@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import shutil
+import site
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import harness
@@ -390,6 +392,55 @@ def test_other_python_without_flowtrace_runs_without_noise(comparison: Compariso
 
     assert ended.stdout.count("b'7\\n'") == len(pythons)
     comparison.check_all_delivered(ended)
+
+
+VERSIONS = "import sys, flowtrace.agent; sys.stdout.write('%d.%d %s' % (*sys.version_info[:2], flowtrace.__file__))"
+
+
+def another_venv(folder: Path) -> str:
+    """An environment of this Python's version that has flowtrace by way of a ``.pth`` file."""
+    subprocess.run([PYTHON, "-m", "venv", "--without-pip", "--symlinks", folder], check=True)
+    packages, path = site.getsitepackages()[0], folder / "lib/python{}.{}/site-packages".format(*sys.version_info)
+    (path / "ours.pth").write_text(f"import site; site.addsitedir({packages!r})\n")
+    return str(folder / "bin/python")
+
+
+def another_version(folder: Path) -> str:
+    """The Python of an environment beside the one that runs the tests, of another version, that has flowtrace too."""
+    for path in sorted(Path(sys.prefix).parent.glob("*/bin/python")):
+        if path.parent.parent != Path(sys.prefix):
+            done = subprocess.run([path, "-c", VERSIONS], cwd=folder, capture_output=True, text=True, check=False)
+            if not done.returncode and not done.stdout.startswith("{}.{} ".format(*sys.version_info)):
+                return str(path)
+    pytest.skip("no other version of Python here has flowtrace")
+
+
+@pytest.mark.parametrize("make", [another_venv, another_version], ids=lambda make: str(make.__name__))
+def test_other_python_with_flowtrace_is_traced(
+    make: Callable[[Path], str], comparison: Comparison, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """A program that starts another environment's Python: both deliver what they called, one below the other."""
+    comparison.write("""
+    import subprocess
+
+    if sys.argv[2:]:
+        works(5)
+        sys.exit(4)
+
+    def start():
+        count("start")
+        return subprocess.run([sys.argv[1], "app.py", sys.argv[1], "there"]).returncode
+
+    works(2)
+    print(start())
+    """)
+
+    ended = comparison.run([PYTHON, "app.py", make(tmp_path_factory.mktemp("other"))])
+
+    assert ended.stdout == "4\n"
+    comparison.check_all_delivered(ended)
+    assert by_name(comparison.counted) == {"start": 1, "works": 2, "work": 2 + 5}
+    assert len({event["traceId"] for event in ended.events if event.get("function") in ("start", "works")}) == 2
 
 
 # -- interpreters in the process -------------------------------------------------------------------------------------

@@ -76,11 +76,59 @@ def test_all_is_delivered_at_the_end(ending: str, form: str, comparison: Compari
     comparison.check_all_delivered(ended)
 
 
+AT_END = """
+    import atexit
+
+    def tried(what):
+        try:
+            return what()
+        except RuntimeError as error:  # of 3.12, at this time
+            return str(error)
+
+    def start():
+        thread = threading.Thread(target=works, args=[4])
+        thread.start()
+        thread.join()
+
+    def fork():
+        pid = os.fork()
+        if pid == 0:
+            works(2)
+            return "child"
+        return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+    def last(*whats):
+        count("last")
+        works(3)
+        for what in whats:
+            print(tried(what), flush=True)
+
+    atexit.register(last, start, fork)
+    works(20)
+    """
+
+
+def test_functions_of_atexit_are_traced(comparison: Comparison) -> None:
+    """They call, start a thread and fork as far as Python lets them, as untraced; the child ends like its parent."""
+    # fault P8
+    comparison.write(AT_END)
+    config = {"targets": [{"modules": ["__main__"], "exclude": ["tried", "start", "fork"]}]}
+
+    ended = comparison.run([PYTHON, "app.py"], config=config)
+
+    comparison.check_all_delivered(ended)
+    assert by_name(comparison.counted)["work"] >= 20 + 3
+
+
 AT_ONCE = {
     "os._exit": "os._exit(5)",
     "abort": "os.abort()",
     "segmentation fault": "import ctypes; ctypes.string_at(0)",
     "SIGKILL": "os.kill(os.getpid(), signal.SIGKILL)",
+    "SIGQUIT": "os.kill(os.getpid(), signal.SIGQUIT)",
+    "SIGUSR1": "os.kill(os.getpid(), signal.SIGUSR1)",
+    "SIGALRM": "signal.setitimer(signal.ITIMER_REAL, 0.001); time.sleep(60)",
+    "SIGPIPE": "signal.signal(signal.SIGPIPE, signal.SIG_DFL); os.kill(os.getpid(), signal.SIGPIPE)",
     "exec": "os.execv(sys.executable, [sys.executable, '-c', 'print(7)'])",
 }
 

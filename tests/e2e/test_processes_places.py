@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import resource
+import shutil
 import stat
+import subprocess
 import sys
 
 import harness
 import pytest
-from comparison import Comparison, by_name, calls_entered
+from comparison import Comparison, Counted, by_name, calls_entered
 
 PYTHON = sys.executable
 HUGE_STACK = """
@@ -143,3 +145,69 @@ def test_program_runs_where_its_user_may_start_nothing(comparison: Comparison, t
     assert ended.returncode == 0
     assert by_name(comparison.counted) == {"works": 1, "work": 20}
     assert "is not traced: can't start new thread" in ended.stderr
+
+
+# -- when the clock is set -------------------------------------------------------------------------------------------
+
+A_DAY = 86_400
+CLOCK = """
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <time.h>
+#include <unistd.h>
+
+typedef int (*Clock)(clockid_t, struct timespec *);
+
+int clock_gettime(clockid_t id, struct timespec *now) {
+    int status = ((Clock)dlsym(RTLD_NEXT, "clock_gettime"))(id, now);
+    if (id == CLOCK_REALTIME && access("clock-is-set", F_OK) == 0) now->tv_sec += JUMP;
+    return status;
+}
+"""
+
+
+@pytest.mark.parametrize("jump_s", [A_DAY, -A_DAY])
+def test_clock_that_is_set_changes_no_duration(jump_s: int, comparison: Comparison, tracer: harness.Tracer) -> None:
+    """`timestamp` goes on from where START set it, whatever the wall clock says; a child that is forked begins anew."""
+    # fault P10
+    library = tracer.folder / "clock.so"
+    compiler = shutil.which("cc") or pytest.skip("no C compiler to make a clock with")
+    command = [compiler, "-shared", "-fPIC", f"-DJUMP=({jump_s})", "-xc", "-", "-o", str(library), "-ldl"]
+    subprocess.run(command, input=CLOCK.encode(), check=True)
+    comparison.write("""
+    def nap():
+        count("nap")
+        before = time.time()
+        open("clock-is-set", "w").close()
+        time.sleep(0.1)
+        print(round((time.time() - before) / 86_400))
+
+    nap()
+    pid = os.fork()
+    works(2)
+    if pid:
+        os.waitpid(pid, 0)
+    """)
+
+    def drive(program: Counted) -> None:
+        program.running.wait()
+        (tracer.folder / "clock-is-set").unlink()
+
+    ended = comparison.run([PYTHON, "app.py"], env={"LD_PRELOAD": str(library)}, drive=drive)
+
+    assert ended.stdout == f"{jump_s // A_DAY}\n"
+    comparison.check_all_delivered(ended)
+    parent = ended.processes.pop(ended.pid)
+    [(child_start, *_)] = [events for pid, events in ended.processes.items() if pid != ended.pid]
+    start, times = parent[0], [event["timestamp"] for event in parent]
+    [nap] = [event for event in parent if event["event"] == "EXIT" and event["function"] == "nap"]
+    assert 100 <= nap["durationMillis"] < 1_000 * harness.DEADLINE_S
+    assert times == sorted(times)
+    assert times[-1] - times[0] < 1_000 * harness.DEADLINE_S
+    assert abs(start["timestamp"] - start["wallNanos"] // 1_000_000) < 1_000 * harness.DEADLINE_S
+    assert abs(anchor_s(child_start) - anchor_s(start) - jump_s) < harness.DEADLINE_S
+
+
+def anchor_s(start: harness.Event) -> float:
+    """What START says that is to be added to the monotonic clock to get the wall clock."""
+    return float(start["wallNanos"] - start["monotonicNanos"]) / 1e9
