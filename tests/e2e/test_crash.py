@@ -26,7 +26,7 @@ from ledger import assert_balanced
 
 PROGRAM = str(Path(__file__).with_name("doomed.py"))
 CHAINS = 4  # at a time: the programs sleep most of their time
-DEATHS = 125 if ENDURANCE else 25  # of each test that kills: there are eight; of the others half as many
+DEATHS = 125 if ENDURANCE else 9  # in each of eight tests that kill, on three Pythons; half as many in the others
 INTERVAL_MS = 100
 PROMISED_MS = INTERVAL_MS + 50
 LONGEST_LIFE_S = 0.5

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import filecmp
 import os
 import shutil
 import site
@@ -394,7 +395,7 @@ def test_other_python_without_flowtrace_runs_without_noise(comparison: Compariso
     comparison.check_all_delivered(ended)
 
 
-VERSIONS = "import sys, flowtrace.agent; sys.stdout.write('%d.%d %s' % (*sys.version_info[:2], flowtrace.__file__))"
+WHICH = "import sys, flowtrace.agent as a; sys.stdout.write('%d.%d %s' % (*sys.version_info[:2], a.__file__))"
 
 
 def another_venv(folder: Path) -> str:
@@ -406,13 +407,20 @@ def another_venv(folder: Path) -> str:
 
 
 def another_version(folder: Path) -> str:
-    """The Python of an environment beside the one that runs the tests, of another version, that has flowtrace too."""
+    """The Python of an environment beside the one that runs the tests, of another version, that has this flowtrace."""
+    own, source = _which(PYTHON, folder)
     for path in sorted(Path(sys.prefix).parent.glob("*/bin/python")):
-        if path.parent.parent != Path(sys.prefix):
-            done = subprocess.run([path, "-c", VERSIONS], cwd=folder, capture_output=True, text=True, check=False)
-            if not done.returncode and not done.stdout.startswith("{}.{} ".format(*sys.version_info)):
-                return str(path)
-    pytest.skip("no other version of Python here has flowtrace")
+        version, file = _which(str(path), folder)
+        if version not in (own, "") and filecmp.cmp(file, source, shallow=False):
+            return str(path)
+    pytest.skip("no other version of Python here has this flowtrace")
+
+
+def _which(python: str, folder: Path) -> tuple[str, str]:
+    """The version of a Python, and the file of its flowtrace; two empty texts where it has none."""
+    done = subprocess.run([python, "-c", WHICH], cwd=folder, capture_output=True, text=True, check=False)
+    version, _, file = done.stdout.partition(" ")
+    return version, file
 
 
 @pytest.mark.parametrize("make", [another_venv, another_version], ids=lambda make: str(make.__name__))
