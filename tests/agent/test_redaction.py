@@ -170,7 +170,7 @@ def test_finds_each_kind_of_secret_and_says_which(kind: str) -> None:
 )
 def test_hides_the_value_after_a_secret_name(text: str, scrubbed: str) -> None:
     """Queries, cookies, headers, JSON, reprs and DSNs lose the secret value and keep everything else."""
-    # faults X1, X2
+    # fault X1, X2
     redactor = Redactor()
 
     assert redactor.scrub(text) == scrubbed
@@ -258,7 +258,7 @@ def test_user_patterns_hide_what_they_match() -> None:
 )
 def test_refuses_a_pattern_that_cannot_be_used(pattern: str, words: str) -> None:
     """A broken, all-matching or exponential pattern is refused in one line that names it and its place."""
-    # faults F4, X10
+    # fault F4, X10
     with pytest.raises(ConfigError, match=words) as caught:
         Redactor(patterns=["fine", pattern])
 
@@ -393,7 +393,7 @@ def test_longer_texts_are_cut_before_they_are_searched() -> None:
 )
 def test_command_lines_lose_their_secrets(arguments: str, shown: str) -> None:
     """What a secret-named option is given is hidden, as one argument or as two; everything else stays."""
-    # faults X1, X3
+    # fault X1, X3
     assert Redactor().scrub_arguments(arguments.split()) == shown.split()
 
 

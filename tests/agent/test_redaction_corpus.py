@@ -88,7 +88,7 @@ def test_corpus_is_as_large_as_it_claims(secrets: list[Secret]) -> None:
 @pytest.mark.parametrize("channel", channels())
 def test_secrets_are_hidden_in_every_carrier(secrets: list[Secret], channel: str) -> None:
     """No part of at least 99.5 % of all secrets can be read, whatever carries them."""
-    # faults X1, X2, X3
+    # fault X1, X2, X3
     way, tried, missed = channels()[channel], 0, collections.Counter[str]()
     examples: dict[str, str] = {}
     for number, secret in enumerate(secrets):

@@ -125,7 +125,7 @@ def test_no_result_is_null() -> None:
 )
 def test_values_that_json_does_not_have_are_short_texts(value: object, text: str) -> None:
     """Numbers beyond JSON, bytes, times, paths, callables and opaque objects are one short text."""
-    # faults U6, U19, U20
+    # fault U6, U19, U20
     assert shown(value) == text
 
 
@@ -191,7 +191,7 @@ def test_keys_are_texts_and_never_clash() -> None:
 
 def test_cuts_tell_the_original_size() -> None:
     """Texts, bytes, lists and dicts beyond a limit say how much is missing."""
-    # faults U5, U15
+    # fault U5, U15
     value = {
         "text": "a" * 300,
         "bytes": b"b" * 300,
@@ -884,7 +884,7 @@ def test_configured_name_may_be_value() -> None:
 
 @pytest.mark.parametrize("mark", ["\x80", "\x9b", "\x85", "\u200e", "\u2028", "\u202e", "\u2066", "\u2069"])
 def test_nothing_steers_a_terminal(mark: str) -> None:
-    """Controls that terminals obey and marks that turn the direction of writing are escaped."""  # faults U19, X5
+    """Controls that terminals obey and marks that turn the direction of writing are escaped."""  # fault U19, X5
     text = encoder().result(f"é{mark}ü")
 
     assert mark.encode() not in text
@@ -1025,7 +1025,7 @@ def test_a_description_is_encoded_like_data() -> None:
 @pytest.mark.parametrize("failure", [ValueError, SystemExit, RecursionError])
 def test_a_description_that_raises_is_dropped_after_three_times(failure: type[BaseException]) -> None:
     """A failing description leaves the type's name and is counted; the fourth time it is not asked."""
-    # faults U1, U2
+    # fault U1, U2
     asked = []
 
     def describe(node: Node) -> object:
@@ -1114,7 +1114,7 @@ def test_a_built_in_type_is_shown_as_ever_when_its_description_is_dropped() -> N
 )
 def test_what_is_thrown_into_the_thread_passes(thrown: type[BaseException], monkeypatch: pytest.MonkeyPatch) -> None:
     """An exception that comes from outside while a value is captured belongs to the program."""
-    # faults U2, C3
+    # fault U2, C3
     capture = encoder()
 
     def interrupted(text: str) -> bool:

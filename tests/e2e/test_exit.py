@@ -142,7 +142,7 @@ def test_with_a_spool_the_end_waits_for_no_receiver(
 @pytest.mark.parametrize("options", [[], ["--quiet"]], ids=["said", "quiet"])
 def test_stderr_that_nobody_reads_holds_nothing_up(tmp_path: Path, options: list[str]) -> None:
     """The tree on stderr fills the pipe to a parent that only waits; the program ends, with its own status."""
-    # faults S2, P9
+    # fault S2, P9
     (tmp_path / "app.py").write_text("def f(x): return x\nfor n in range(5_000): f(n)\nraise SystemExit(3)\n")
     command = [*launcher(), *options, sys.executable, "app.py"]
 

@@ -162,7 +162,7 @@ def _without_addresses(text: str) -> str:
 def test_recursion_goes_as_deep_as_without_flowtrace(
     form: list[str], lost: int, write: Write, run_traced: Run, run_plain: Run
 ) -> None:
-    """Fault C6: instrumented code adds no frame; only a script stands on frames of ``runpy``, six levels at most."""
+    """Instrumented code adds no frame; only a script stands on frames of ``runpy``, six levels at most."""  # fault C6
     write(
         "app.py",
         """
@@ -252,7 +252,7 @@ BAD_CONFIGS = {
 
 @pytest.mark.parametrize("kind", BAD_CONFIGS)
 def test_bad_configuration_stops_the_launcher(kind: str, tmp_path: Path, write: Write, run_traced: Run) -> None:
-    """Fault F1, F3: one line that names the file and the place, status 2, and the program is not started."""
+    """One line that names the file and the place, status 2, and the program is not started."""  # fault F1, F3
     text, expected = BAD_CONFIGS[kind]
     write("app.py", "open('started', 'w').close()")
 
@@ -267,7 +267,7 @@ def test_bad_configuration_stops_the_launcher(kind: str, tmp_path: Path, write: 
 
 
 def test_missing_configuration_stops_the_launcher(tmp_path: Path, write: Write, run_traced: Run) -> None:
-    """Fault F1: a file that was named and is not there is an error, not a reason to use the defaults."""
+    """A file that was named and is not there is an error, not a reason to use the defaults."""  # fault F1
     write("app.py", "open('started', 'w').close()")
     ended = run_traced([sys.executable, "app.py"], config=None, options=["--config", "none.yaml"])
     assert (ended.returncode, ended.stderr.count("\n")) == (2, 1)
@@ -385,7 +385,7 @@ LOOP = """
 def test_signal_ends_the_program_and_delivers_the_last_events(
     number: signal.Signals, write: Write, start_traced: Start
 ) -> None:
-    """Fault P7: the status is that of the signal, and everything up to it is in the file."""
+    """The status is that of the signal, and everything up to it is in the file."""  # fault P7
     write("app.py", LOOP)
     running = start_traced([sys.executable, "app.py"])
     harness.wait_until(lambda: "ready" in running.stdout, "the program runs")
@@ -398,7 +398,7 @@ def test_signal_ends_the_program_and_delivers_the_last_events(
 
 
 def test_handler_of_the_program_is_not_replaced(write: Write, start_traced: Start) -> None:
-    """Fault P7: what the program does on SIGTERM is its own decision, also where it leaves it to the default later."""
+    """What the program does on SIGTERM is its own decision, also where it leaves it to the default later."""  # fault P7
     write("app.py", "import signal, sys\nsignal.signal(signal.SIGTERM, lambda *_: sys.exit(7))\n" + dedent(LOOP))
     running = start_traced([sys.executable, "app.py"])
     harness.wait_until(lambda: "ready" in running.stdout, "the program runs")
@@ -446,7 +446,7 @@ POOL = """
 
 @pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
 def test_multiprocessing_children_are_traced(method: str, write: Write, run_traced: Run) -> None:
-    """Fault P4: each worker has a file of its own, complete from START to STOP."""
+    """Each worker has a file of its own, complete from START to STOP."""  # fault P4
     write("app.py", POOL.format(method=method))
 
     ended = run_traced([sys.executable, "app.py"])
@@ -460,7 +460,7 @@ def test_multiprocessing_children_are_traced(method: str, write: Write, run_trac
 
 
 def test_forked_child_goes_on_below_the_parents_call(write: Write, run_traced: Run) -> None:
-    """Fault P1: what a forked child calls has the caller in the parent above it, and nothing is delivered twice."""
+    """What a forked child calls has the caller in the parent above it, and nothing is delivered twice."""  # fault P1
     write(
         "app.py",
         """

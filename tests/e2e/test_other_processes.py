@@ -159,7 +159,7 @@ def test_green_threads(patch: str, end: str, comparison: Comparison) -> None:
 
 @pytest.mark.parametrize("patch", PATCHES)
 def test_green_threads_of_a_child(patch: str, comparison: Comparison) -> None:
-    """After a fork the agent's threads are the system's own as well."""  # faults P1, T6
+    """After a fork the agent's threads are the system's own as well."""  # fault P1, T6
     comparison.write(f"""
     {PATCHES[patch]}
     import gevent

@@ -54,5 +54,5 @@ def test_workers_of_gunicorn(
 @SIGNALS
 @PRELOAD
 def test_workers_of_uvicorn(preload: bool, number: signal.Signals, comparison: Comparison, free_port: int) -> None:
-    """They deliver all, the calls of the application's shutdown included."""  # faults P7, P13
+    """They deliver all, the calls of the application's shutdown included."""  # fault P7, P13
     check_gunicorn(comparison, UVICORN, number, free_port, preload=preload)

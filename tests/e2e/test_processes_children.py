@@ -99,7 +99,7 @@ TERMINATED = """
 
 @pytest.mark.parametrize("method", METHODS)
 def test_process_that_is_terminated_has_delivered_what_it_did(method: str, comparison: Comparison) -> None:
-    """``Process.terminate`` ends it by SIGTERM, whether it sleeps or is busy; nothing is missing."""  # faults P4, P7
+    """``Process.terminate`` ends it by SIGTERM, whether it sleeps or is busy; nothing is missing."""  # fault P4, P7
     comparison.write(TERMINATED.format(method=method))
     config = {"targets": [{"modules": TARGETS, "exclude": ["child"]}]}
 

@@ -51,7 +51,7 @@ def written(folder: Path) -> dict[str, bytes]:
 
 def test_no_way_out_carries_a_secret(tracer: harness.Tracer, tmp_path: Path) -> None:
     """What hundreds of calls were given, returned and raised is redacted before it reaches any sink, file or server."""
-    # faults X1, X2, X3
+    # fault X1, X2, X3
     make = Maker(11)
     formed = [kind() for kind in make.shaped().values() for _ in range(2)]
     named = [make.some("abcdefghijkmnpqrstuvwxyz23456789", 16) for _ in range(20)]

@@ -62,7 +62,7 @@ def test_reloaded_server_is_traced_again(tmp_path: Path) -> None:
     check_files(ended)
 
 
-def test_killed_server_leaves_what_was_said_in_the_file(tmp_path: Path) -> None:  # faults C9 and P6
+def test_killed_server_leaves_what_was_said_in_the_file(tmp_path: Path) -> None:  # fault C9, P6
     """Events are in the file while the server runs; killing it leaves whole lines, and at most one that is torn."""
     with serving(tmp_path) as chat, chat.join("Alice", "Bob") as (alice, bob):
         alice.send("Hello everyone!")

@@ -78,7 +78,7 @@ def test_a_django_queryset_is_not_run(author: Any, queries: Any) -> None:
 
 def test_a_django_model_shows_what_is_loaded(author: Any, queries: Any) -> None:
     """Fields that are deferred and relations that are not loaded stay so; a password is hidden."""
-    # faults U7, X1
+    # fault U7, X1
     bob = author.objects.only("name").get(name="Bob")
     before = len(queries)
 
@@ -153,7 +153,7 @@ def test_attributes_of_sqlalchemy_stay_unloaded_and_expired() -> None:
 
 def test_numpy_arrays_are_neither_copied_nor_viewed() -> None:
     """Of an array, however large, its element type and shape are shown; no view of it is made and no memory taken."""
-    # faults U5, U20
+    # fault U5, U20
     numpy = pytest.importorskip("numpy")
     made: list[object] = []
 
@@ -191,7 +191,7 @@ def test_numbers_of_numpy_are_numbers() -> None:
 
 def test_frames_of_pandas_are_not_copied_or_printed(monkeypatch: pytest.MonkeyPatch) -> None:
     """A frame, a series and an index are named; nothing that pandas has for showing or converting them runs."""
-    # faults U5, U7
+    # fault U5, U7
     pandas = pytest.importorskip("pandas")
     frame = pandas.DataFrame({"a": range(100_000), "b": 1.5})
     values = [frame, frame["a"], frame.index, frame.groupby("a"), pandas.Timestamp("2024-01-15")]
@@ -218,7 +218,7 @@ def test_frames_of_pandas_are_not_copied_or_printed(monkeypatch: pytest.MonkeyPa
 
 def test_pydantic_models_compute_nothing() -> None:
     """A model shows its fields by their aliases; computed fields do not run, private attributes and secrets stay so."""
-    # faults U1, X1
+    # fault U1, X1
     pydantic = pytest.importorskip("pydantic")
 
     class Account(pydantic.BaseModel):  # type: ignore[misc, name-defined]

@@ -84,7 +84,7 @@ def drive(value, is_error):
 @pytest.mark.parametrize("seed", range(8))
 def test_no_code_of_hostile_objects_runs(seed: int) -> None:
     """Thousands of objects, captured in all ways, stay untouched; ``tox -e objects`` does it with a million."""
-    # faults U1 to U4, U6 to U15, U18 to U20
+    # fault U1 to U4, U6 to U15, U18 to U20
     assert check_batch(random.Random(f"test {seed}")) > 100
 
 
@@ -98,14 +98,14 @@ def test_no_code_of_hostile_objects_runs_and_failures_shrink(choose: random.Rand
 @pytest.mark.parametrize("seed", range(4))
 def test_traced_functions_give_what_untraced_ones_give(seed: int) -> None:
     """Given hostile objects, functions that are traced run none of their code and return the very same."""
-    # faults U1 to U15
+    # fault U1 to U15
     _compare(seed, raising=False)
 
 
 @pytest.mark.parametrize("seed", range(4))
 def test_traced_functions_raise_what_untraced_ones_raise(seed: int) -> None:
     """Hostile exceptions leave functions that are traced as they leave others, and none of their code runs."""
-    # faults U10, C1, C2
+    # fault U10, C1, C2
     _compare(seed, raising=True)
 
 
@@ -165,7 +165,7 @@ def test_a_batch_can_be_made_again() -> None:
 @pytest.mark.parametrize("number", range(len(BASES)))
 def test_hostile_subclasses_are_still_recognised(number: int) -> None:
     """An object of a class of traps, whose class is one itself, is shown under the name of its class."""
-    # faults U9, U13
+    # fault U9, U13
     base, arguments = BASES[number]
     choose = random.Random(number)
     meta = type if type(base) is not type else hostile_metaclass(choose)

@@ -135,7 +135,7 @@ def test_no_failing_call_costs_an_event(
     tmp_path: Path, untouched: Callable[[Path], None], fault: str, fsync: str
 ) -> None:
     """Whichever call fails, once or for a while: each event is in the files once, in order, on a whole line."""
-    # faults S3, S4, S5, S6, S9
+    # fault S3, S4, S5, S6, S9
     for calls in each_call(tmp_path, **FAULTS[fault]):
         untouched(calls.directory)
         (calls.directory / "trace.jsonl").write_bytes(b'{"seq":-1}\n')
@@ -158,7 +158,7 @@ def test_no_failing_call_costs_an_event(
 @pytest.mark.parametrize("fault", [fault for fault in FAULTS if FAULTS[fault].get("lasting")])
 def test_end_during_a_fault_is_counted(tmp_path: Path, untouched: Callable[[Path], None], fault: str) -> None:
     """A process that ends while the disk fails counts what is lost; what it says it delivered is there, once."""
-    # faults S3, S4, S5
+    # fault S3, S4, S5
     for calls in each_call(tmp_path, **FAULTS[fault]):
         untouched(calls.directory)
         delivery = Delivery(calls.directory)

@@ -121,7 +121,7 @@ class Delivery:
 @pytest.mark.parametrize("fault", FAULTS)
 def test_without_a_spool_what_fails_is_tried_again(server: ChaosServer, tmp_path: Path, fault: str) -> None:
     """Whichever call fails: what the sink took is stored, and what it did not it takes as soon as the fault is over."""
-    # faults S15, S16
+    # fault S15, S16
     for calls in each_socket_call(server.port, **FAULTS[fault]):
         began_s = time.monotonic()
         delivery = Delivery(server, tmp_path, spool=False)
@@ -141,7 +141,7 @@ def test_without_a_spool_what_fails_is_tried_again(server: ChaosServer, tmp_path
 @pytest.mark.parametrize("fault", FAULTS)
 def test_with_a_spool_everything_is_taken(server: ChaosServer, tmp_path: Path, fault: str, *, threads: bool) -> None:
     """Whichever call fails: each batch is taken at its first try, and stored in order once the fault is over."""
-    # faults S15, S16
+    # fault S15, S16
     for number, calls in enumerate(each_socket_call(server.port, **FAULTS[fault])):
         began_s = time.monotonic()
         delivery = Delivery(server, tmp_path / f"{number}", spool=True, threads=threads)
@@ -164,7 +164,7 @@ def test_with_a_spool_everything_is_taken(server: ChaosServer, tmp_path: Path, f
 @pytest.mark.parametrize("fault", LASTING)
 def test_end_during_a_fault_leaves_the_rest_to_the_next(server: ChaosServer, tmp_path: Path, fault: str) -> None:
     """A process that ends while the network fails ends in time; what it took and the server has not is in the spool."""
-    # faults S15, S16
+    # fault S15, S16
     for number, calls in enumerate(each_socket_call(server.port, **FAULTS[fault])):
         delivery = Delivery(server, tmp_path / f"{number}", spool=True, threads=False)
         with calls:

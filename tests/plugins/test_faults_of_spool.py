@@ -121,7 +121,7 @@ def waiting(directory: Path) -> list[Path]:
 @pytest.mark.parametrize("fault", FAULTS)
 def test_whatever_fails_while_the_spool_is_drained(server: ChaosServer, tmp_path: Path, fault: str) -> None:
     """Each batch is sent once, or is counted once, whichever call fails; what fails for good leads to no storm."""
-    # faults S4, S5, S19
+    # fault S4, S5, S19
     for calls in each_call(tmp_path, **FAULTS[fault]):
         fill(server, calls.directory)
         opened = Opened(server, calls.directory)
@@ -146,7 +146,7 @@ def test_whatever_fails_while_the_spool_is_drained(server: ChaosServer, tmp_path
 
 def test_killed_while_the_spool_is_drained(server: ChaosServer, tmp_path: Path) -> None:
     """Whichever call is the last one: the next process delivers the rest, and at most one batch a second time."""
-    # faults P6, S16, S20
+    # fault P6, S16, S20
     for calls in each_call(tmp_path, error=Killed):
         fill(server, calls.directory)
         opened = Opened(server, calls.directory)
@@ -166,7 +166,7 @@ def test_killed_while_the_spool_is_drained(server: ChaosServer, tmp_path: Path) 
 @pytest.mark.parametrize("fault", FAULTS)
 def test_whatever_fails_while_room_is_made(server: ChaosServer, tmp_path: Path, fault: str) -> None:
     """What was taken waits, or is counted as lost once; the bound holds; nothing goes round in circles."""
-    # faults S3, S4, S5, S21
+    # fault S3, S4, S5, S21
     for calls in each_call(tmp_path, **FAULTS[fault]):
         losses: list[str] = []
         spool = large_spool(calls.directory, losses)
@@ -186,7 +186,7 @@ def test_whatever_fails_while_room_is_made(server: ChaosServer, tmp_path: Path, 
 @pytest.mark.parametrize("fault", FAULTS)
 def test_whatever_fails_while_the_lease_is_taken(tmp_path: Path, fault: str) -> None:
     """It is held or it is not: once the fault has passed it can be had, and no descriptor is left open."""
-    # faults S4, S20, C4
+    # fault S4, S20, C4
     for calls in each_call(tmp_path, **FAULTS[fault]):
         spool = large_spool(calls.directory, [])
         with calls, contextlib.suppress(OSError, SinkError):
@@ -206,7 +206,7 @@ def test_whatever_fails_while_the_lease_is_taken(tmp_path: Path, fault: str) -> 
 @pytest.mark.parametrize("fault", FAULTS)
 def test_whatever_fails_while_dead_letters_are_written(server: ChaosServer, tmp_path: Path, fault: str) -> None:
     """What the server refuses is counted once, and is in the file once or not at all; what follows is in it."""
-    # faults S3, S4, S5, S11
+    # fault S3, S4, S5, S11
     for calls in each_call(tmp_path, **FAULTS[fault]):
         server.always = answer(400)
         opened = Opened(server, calls.directory)

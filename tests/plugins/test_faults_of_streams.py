@@ -94,7 +94,7 @@ def batches(first: int) -> Iterator[Batch]:
 @pytest.mark.parametrize("fault", FAULTS)
 def test_lines_are_whole_and_there_once(tmp_path: Path, stream: Callable[[Path], Stream], fault: str) -> None:
     """Whichever write fails: what was taken is there once, in order; of a batch given up, one line may be torn."""
-    # faults S1, S2, S3, S4
+    # fault S1, S2, S3, S4
     for calls in each_call(tmp_path, only=["write"], **FAULTS[fault]):
         written = stream(calls.directory)
         with calls:
@@ -112,7 +112,7 @@ def test_lines_are_whole_and_there_once(tmp_path: Path, stream: Callable[[Path],
 
 @pytest.mark.parametrize("fault", [fault for fault in OF_NOTHING_LOST if fault not in LASTING])
 def test_fault_that_passes_costs_nothing(tmp_path: Path, stream: Callable[[Path], Stream], fault: str) -> None:
-    """Where it is of use to try again, the second try goes on where the first one broke off."""  # faults S2, S3
+    """Where it is of use to try again, the second try goes on where the first one broke off."""  # fault S2, S3
     for calls in each_call(tmp_path, only=["write"], **FAULTS[fault]):
         written = stream(calls.directory)
         with calls:
@@ -124,7 +124,7 @@ def test_fault_that_passes_costs_nothing(tmp_path: Path, stream: Callable[[Path]
 
 @pytest.mark.parametrize("fault", LASTING)
 def test_stream_that_fails_for_good_is_left_alone(tmp_path: Path, stream: Callable[[Path], Stream], fault: str) -> None:
-    """A batch costs no more writes than it has tries."""  # faults S1, S3
+    """A batch costs no more writes than it has tries."""  # fault S1, S3
     for calls in each_call(tmp_path, only=["write"], **FAULTS[fault]):
         written = stream(calls.directory)
         with calls:

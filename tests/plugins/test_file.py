@@ -590,7 +590,7 @@ def test_copytruncate_while_another_process_writes(tmp_path: Path) -> None:
 
 
 def test_line_that_another_process_left_unfinished(tmp_path: Path) -> None:
-    """Where a process is killed within a line, those that share its file begin a new one."""  # faults S6, S8
+    """Where a process is killed within a line, those that share its file begin a new one."""  # fault S6, S8
     sink = opened(tmp_path)
     sink.write(make_batch({"seq": 0}))
     with (tmp_path / "trace.jsonl").open("ab") as other:

@@ -146,7 +146,7 @@ def test_usage_error_gives_2(argv: list[str], folder: Path, capsys: pytest.Captu
 
 
 def test_bad_configuration_gives_2_and_one_line(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Fault F3: the program is not started."""
+    """The program is not started."""  # fault F3
     with pytest.raises(SystemExit) as exit_:
         run.main(["--set", "sampling.rate=2", sys.executable])
     error = capsys.readouterr().err
