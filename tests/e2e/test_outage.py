@@ -7,13 +7,18 @@ from __future__ import annotations
 
 import gzip
 import itertools
+import random
+import signal
+import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import doomed
 import orjson
 import pytest
+import test_crash
 from harness import ENDURANCE, Event, Running, Tracer, by_process, check_conservation, wait_until
 
 from tests.faults.chaos_server import ChaosServer, answer, hang, running
@@ -23,6 +28,10 @@ MAX_SPOOL_BYTES = 64 * 2**20
 MAX_RESIDENT_BYTES = 200 * 2**20
 DRAINED_WITHIN_S = 30.0  # after the receiver is back
 SAMPLED_S = 0.1
+KILLS = 50 if ENDURANCE else 5
+INTERVAL_MS, MAX_WAIT_MS = 100, 50
+PROMISED_MS = INTERVAL_MS + MAX_WAIT_MS + 50
+HOPS = 3  # threads that an event passes through on its way to the disk: the dispatcher's, the lane's, the courier's
 
 PROGRAM = """
 import os, sys, time
@@ -121,9 +130,94 @@ def test_processes_share_a_spool(tracer: Tracer, receiver: ChaosServer) -> None:
     assert {process.pid for process in processes} == {*arrived}
     check_conservation(arrived[processes[2].pid], sink="http")
     for process in processes:
-        numbers = [event["seq"] for event in arrived[process.pid] if event["event"] in ("ENTER", "EXIT")]
-        assert numbers == sorted(numbers)
-        assert len(set(numbers)) == len(numbers)
+        check_nothing_missing_but_the_end(arrived[process.pid])
+
+
+@pytest.mark.timeout(1_200 if ENDURANCE else 240)
+def test_what_a_kill_takes_where_batches_wait_on_disk(tmp_path: Path, tracer: Tracer, receiver: ChaosServer) -> None:
+    """Of a killed process all is on disk but the last moments: `flush.interval`, `batch.max_wait` and 50 ms.
+
+    That holds for each death; where a thread that the agent knows nothing of had to wait for the processor, or the
+    spool for the disk, each of the threads that an event passes through may have had to, too.
+    """
+    # fault P6
+    receiver.stop()
+    spool, chance = tmp_path / "spool", random.Random("kills")
+
+    kills = [kill(tracer, receiver, spool, tmp_path / f"times-{number}", chance) for number in range(KILLS)]
+    flag = tmp_path / "enough"
+    receiver.up()
+    last = tracer.start(steady(tmp_path, 10, flag), config=spooled(receiver, spool))
+    wait_until(lambda: receiver.stored and not any(spool.glob("*/*.gz")), "the next run has delivered it")
+    flag.touch()
+    last.wait()
+
+    arrived = by_process([*receiver.stored_events, *left_in(spool)])
+    assert {*arrived} == {last.pid, *(killed.pid for killed in kills)}
+    assert receiver.doubles == []
+    for killed in kills:
+        check_nothing_missing_but_the_end(arrived[killed.pid])
+        exits = [int(e["result"]) for e in arrived[killed.pid] if e["event"] == "EXIT" and e["function"] == "call"]
+        assert exits == [*range(len(exits))]
+        death = test_crash.death(killed.times, len(exits))
+        print(death, killed)  # for who runs it with -s
+        assert death.calls > 100
+        assert death.oldest_ms <= PROMISED_MS + HOPS * (death.starved_ms + killed.disk_ms)
+
+
+class Killed(NamedTuple):
+    """A process that was killed.
+
+    Attributes:
+        pid: Its process id.
+        times: When it made its calls, as `doomed` writes it down.
+        disk_ms: The longest that it took to bring a batch to the disk.
+    """
+
+    pid: int
+    times: Path
+    disk_ms: float
+
+
+def kill(tracer: Tracer, receiver: ChaosServer, spool: Path, times: Path, chance: random.Random) -> Killed:
+    """Run a program that calls and calls, and kill it when batches of it wait on disk."""
+    times.write_bytes(bytes(doomed.CALLS * 8))
+    command = [sys.executable, doomed.__file__, str(times), "killed", "60", "20"]
+    running = tracer.start(command, config=spooled(receiver, spool))
+    wait_until(lambda: [*spool.glob(f"*/*-{running.pid}-*.gz")][2:] or running.process.poll() is not None)
+    time.sleep(chance.uniform(0, 0.5))
+    running.process.kill()
+    status, now_ns = running.process.wait(30), time.time_ns()
+    assert status == -signal.SIGKILL, running.stderr
+    puts = [
+        (path.stat().st_ctime_ns if path.suffix == ".gz" else now_ns) - int(path.name.partition("-")[0])
+        for path in spool.glob(f"*/*-{running.pid}-*.gz*")
+    ]
+    return Killed(running.pid, times, max(puts) / 1e6)
+
+
+def spooled(receiver: ChaosServer, spool: Path) -> dict[str, Any]:
+    """The configuration of a program whose batches wait on disk."""
+    sink = {
+        "type": "http",
+        "url": receiver.url,
+        "batch": {"max_wait": f"{MAX_WAIT_MS}ms"},
+        "spool": {"dir": str(spool)},
+    }
+    return {
+        "targets": [{"modules": ["__main__"], "exclude": ["tick"]}],
+        "flush": {"interval": f"{INTERVAL_MS}ms"},
+        "sinks": [sink],
+    }
+
+
+def check_nothing_missing_but_the_end(events: Sequence[Event]) -> None:
+    """Assert that one process's events come once and in order, and are all up to the last of them."""
+    calls = [event["seq"] for event in events if event["event"] in ("ENTER", "EXIT")]
+    numbers = sorted(event["seq"] for event in events)
+    assert calls == sorted(calls)
+    assert events[0]["event"] == "START"
+    assert numbers == [*range(events[0]["seq"], events[0]["seq"] + len(numbers))]
 
 
 def steady(folder: Path, calls_a_second: int, flag: Path) -> list[str]:
