@@ -14,7 +14,6 @@ import json
 import operator
 import os
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
 
 from flowtrace import threads
 from flowtrace.events import ENTER, EXCEPTION, EXIT, STATEMENT, Batch, Lines, Record
@@ -23,6 +22,7 @@ from flowtrace.lane import POLL_S, STARVED, Chunk, Lane
 from flowtrace.late import orjson
 from flowtrace.losses import Loss, Losses
 from flowtrace.recorder import RECORD_BYTES, Recorder
+from flowtrace.typed import TYPE_CHECKING, Any
 from flowtrace.unpatched import _queue, _thread, time
 
 if TYPE_CHECKING:
@@ -33,6 +33,7 @@ BATCH_EVENTS = 2_048  # a batch is handed on when it has so many events,
 BATCH_BYTES = 1 << 20  # or about so many bytes
 LIMIT_REPORT_NS = 1_000_000_000
 RESERVE_S = 0.25  # of the time for shutdown, kept for the STOP event and for closing the sinks
+UNDER_WAY_S = 0.05  # so long, at the end, threads that have taken a number have to put its record on the queue
 
 
 class Dispatcher:
@@ -68,6 +69,7 @@ class Dispatcher:
         self._kept: list[Record] = []  # by the keeper, and not yet offered to all lanes
         self._chunk: Chunk | None = None  # made of one of these
         self._offered_to = 0  # so many lanes
+        self._end: tuple[int, int] | None = None  # the first number that is not taken any more; what was lost before
         self._stopped: Record | None = None  # STOP, but for what it says
         self._sinks_threads = self._released = 0
         self.lanes: Sequence[Lane] = ()
@@ -187,27 +189,32 @@ class Dispatcher:
             lane.wait_idle(deadline)
 
     def _run(self) -> None:
-        state = self._recorder.state
         try:
             while not self._is_over:
                 try:
-                    self.guard_thread()
-                    self._is_over = self._step()
-                except BaseException as error:
-                    state.failures += 1
-                    is_starved = isinstance(error, STARVED)
-                    is_late = self._stop_at is not None and time.monotonic() >= self._stop_at
-                    self._is_over = is_late or (state.strict and not is_starved)
-                    if state.strict and not is_starved:
+                    self._take_turns()
+                except BaseException:
+                    if self._is_over:
                         raise
-                    time.sleep(POLL_S)
+                    self._recorder.state.failures += 1  # struck while it dealt with what had struck it
         finally:
-            if self._is_over:
-                self._has_ended = True
-                self._ended.release()
-            else:  # struck while it dealt with what had struck it
+            self._has_ended = True
+            self._ended.release()
+
+    def _take_turns(self) -> None:
+        state = self._recorder.state
+        while not self._is_over:
+            try:
+                self.guard_thread()
+                self._is_over = self._step()
+            except BaseException as error:
                 state.failures += 1
-                threads.start(self._run)
+                is_starved = isinstance(error, STARVED)
+                is_late = self._stop_at is not None and time.monotonic() >= self._stop_at
+                self._is_over = is_late or (state.strict and not is_starved)
+                if state.strict and not is_starved:
+                    raise
+                time.sleep(POLL_S)
 
     def _step(self) -> bool:
         """A turn, or the end; says whether it was the end."""
@@ -220,6 +227,8 @@ class Dispatcher:
         if wait_s > 0:
             with contextlib.suppress(_queue.Empty):
                 self._wakeup.get(timeout=wait_s)
+                for _ in range(self._wakeup.qsize()):  # however often it was woken, one turn is due
+                    self._wakeup.get_nowait()
         if self._stop_at is None:
             self._turn_at = time.monotonic() + self._interval_s
             self._turn()
@@ -236,6 +245,8 @@ class Dispatcher:
     def _drain(self) -> None:
         queue, now = self._recorder.queue, self._recorder.clock()
         waiting = len(queue)  # and no more: a program that records as fast as this thread encodes must not keep it here
+        if self._stopped is not None:
+            waiting = 0
         most = min(BATCH_EVENTS, waiting * BATCH_BYTES // max(1, self._queued_bytes) + 1)
         self._send()  # what an error has kept from being sent
         self._renew_terms()
@@ -272,6 +283,8 @@ class Dispatcher:
     def _send(self) -> None:
         """Send what was taken on its way; goes on where an error has stopped it."""
         keeper = self._keeper
+        if self._end is not None and self._stopped is None:
+            self._drop_late(self._end[0])
         if keeper is None:
             if self._taken:
                 self._offer(self._taken)
@@ -286,6 +299,14 @@ class Dispatcher:
             self._offer(self._kept)
             keeper.sent(self._kept)
             self._kept, self._chunk, self._offered_to = [], None, 0
+
+    def _drop_late(self, end: int) -> None:
+        """Of what was taken, what was recorded after the end is in no count."""
+        late = [record for record in self._taken if record[2] >= end]
+        if late:
+            rest = [record for record in self._taken if record[2] < end]
+            state = self._recorder.state
+            state.drained_bytes, self._taken = state.drained_bytes + sum(map(_SIZE, late)), rest
 
     def _offer(self, records: list[Record]) -> None:
         if self._chunk is None:
@@ -366,9 +387,12 @@ class Dispatcher:
                 self.state("LIMIT", **place, perSecond=limit.per_second, calls=calls, **times)
 
     def _report(self, sink: str | None, loss: Loss) -> None:
+        self.state("LOSS", **self._fields(sink, loss))
+
+    def _fields(self, sink: str | None, loss: Loss) -> dict[str, Any]:
         since, until = (self._lines.millis(time_ns) for time_ns in (loss.since_ns, loss.until_ns))
         counts = {"calls": loss.calls, "events": loss.events, "bytes": loss.size}
-        self.state("LOSS", sink=sink, reason=loss.reason, **counts, **{"from": since, "to": until})
+        return {"sink": sink, "reason": loss.reason, **counts, "from": since, "to": until}
 
     def _finish(self, deadline: float) -> None:
         reserve = min(RESERVE_S, (deadline - time.monotonic()) / 4)
@@ -379,23 +403,41 @@ class Dispatcher:
             self._turn()
             for lane in self.lanes:
                 lane.wait_idle(deadline - rest)
-        recorder = self._recorder
         if self._stopped is None:
-            self._report_interrupted()
-            self._stopped = (STATEMENT, "STOP", next(recorder.seq), recorder.clock(), recorder.thread().id)
+            self._decide_stop(time.monotonic() + min(UNDER_WAY_S, reserve / 4))
         self._drain()
         for lane in self.lanes:
             lane.finish(deadline, self._stop_batch)
         for lane in self.lanes:
             lane.wait_ended(deadline)
 
-    def _report_interrupted(self) -> None:
-        """Of numbers that were taken, what strikes in the recorder has kept some from reaching the queue."""
-        state = self._recorder.state
-        missing = _next_of(self._recorder.seq) - state.first - state.lost_events - self._released
+    def _decide_stop(self, until: float) -> None:
+        """Give STOP its number: all below it is sent or counted, and nothing else, whatever threads still record.
+
+        Numbers from there on are ours, though other threads may take them: their records go nowhere. A thread that has
+        taken a number before has until ``until`` to put its record on the queue; what strikes in the recorder keeps it
+        from ever doing so.
+        """
+        recorder, state = self._recorder, self._recorder.state
+        if self._end is None:
+            lost = state.lost_events
+            self._end = _next_of(recorder.seq), lost
+        number, lost = self._end
+        while True:
+            self._drain()
+            missing = number - state.first - lost - self._released
+            if missing <= 0 or time.monotonic() >= until:
+                break
+            time.sleep(POLL_S)
+        now, thread = recorder.clock(), recorder.thread().id
+        losses: list[Record] = []
         if missing > 0:
-            now = time.monotonic_ns()
-            self._report(None, Loss("interrupted by signals", 0, missing, 0, now, now))
+            loss = Loss("interrupted by signals", 0, missing, 0, time.monotonic_ns(), time.monotonic_ns())
+            losses.append((STATEMENT, "LOSS", number, now, thread, _text(**self._fields(None, loss)), 0))
+            number += 1
+        else:  # counted as lost before their number was taken
+            number -= missing
+        self._taken, self._stopped = losses, (STATEMENT, "STOP", number, now, thread)
 
     def _stop_batch(self) -> Batch:
         """STOP, for a lane that is at its end: all that was recorded before is delivered, lost or discarded."""

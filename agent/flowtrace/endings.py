@@ -16,10 +16,10 @@ import signal
 import sys
 import types
 from collections.abc import Callable
-from typing import Any, NoReturn
 
 from flowtrace.constants import Raised
 from flowtrace.splices import Splice, Splices
+from flowtrace.typed import Any, NoReturn
 from flowtrace.unpatched import _thread
 
 if sys.platform != "win32":

@@ -14,7 +14,6 @@ import collections
 import contextlib
 import math
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple
 
 from flowtrace import threads
 from flowtrace.errors import SinkError
@@ -22,6 +21,7 @@ from flowtrace.events import ENTER, STATEMENT, Batch, Record
 from flowtrace.hooks import Batching, Sink
 from flowtrace.late import orjson
 from flowtrace.losses import Loss, Losses
+from flowtrace.typed import Any, NamedTuple
 from flowtrace.unpatched import _queue, _thread, chance, time
 
 MAX_LEFT_SPANS = 16_384  # of dropped calls that have ended, remembered per lane for what tasks still do below them

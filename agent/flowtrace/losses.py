@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
+from flowtrace.typed import NamedTuple
 from flowtrace.unpatched import _thread, time
 
 

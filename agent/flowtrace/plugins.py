@@ -10,12 +10,12 @@ import importlib
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import zip_longest
-from typing import TYPE_CHECKING, Any, NamedTuple
 
 from flowtrace.entrypoints import BUILTIN, entry_points
 from flowtrace.errors import ConfigError, PluginError
 from flowtrace.explanations import joined, nearest, shown
 from flowtrace.hooks import PROJECT, Sink, SinkContext, SinkFactory, Specifications
+from flowtrace.typed import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:  # a process with the built-in sinks alone imports none of these
     import msgspec

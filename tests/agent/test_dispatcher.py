@@ -14,6 +14,7 @@ from typing import Any
 
 import orjson
 import pytest
+from ledger import audit
 
 from flowtrace import dispatcher as dispatcher_module
 from flowtrace import lane as lane_module
@@ -175,6 +176,46 @@ def test_full_queue_is_looked_at_before_the_interval_is_over(wait_until: Callabl
     assert balanced(last(sink))
 
 
+@pytest.mark.parametrize("woken", [False, True])
+def test_events_come_though_nobody_wakes_the_dispatcher(
+    woken: bool, pipeline: Pipeline, wait_until: Callable[..., Any]
+) -> None:
+    """A wake-up that is missed, or believed to be under way, delays them by no more than the interval."""  # fault T11
+    sink = MemorySink()
+    pipeline.start(sink)
+    state = pipeline.recorder.state
+    state.wake, state.wake_at = lambda: None, 1
+    for times in range(1, 4):
+        state.woken = woken
+        pipeline.call()
+        wait_until(lambda times=times: len(sink.events) == 2 * times)
+
+    assert kinds(sink) == ["ENTER", "EXIT"] * 3
+
+
+def test_flood_of_wake_ups_makes_one_turn(wait_until: Callable[..., Any]) -> None:
+    """However often it is woken without need, it looks at the queue once, and everything arrives once."""  # fault T11
+    pipeline, turns = Pipeline(), itertools.count()
+    pipeline.dispatcher._interval_s = 3_600.0
+    pipeline.dispatcher.after_turn = lambda: void(next(turns))
+    sink = MemorySink()
+    pipeline.call(3)
+    for _ in range(10_000):
+        pipeline.dispatcher._wakeup.put(None)
+    pipeline.start(sink)
+    wait_until(lambda: len(sink.events) == 6)
+    wait_until(lambda: pipeline.dispatcher._wakeup.empty())
+    taken = next(turns)
+    pipeline.stop()
+
+    assert taken == 1
+    assert kinds(sink) == ["ENTER", "EXIT"] * 3 + ["STOP"]
+
+
+def void(_: object) -> None:
+    """Forget a value."""
+
+
 def test_calls_of_our_own_threads_are_not_recorded(pipeline: Pipeline) -> None:
     """What a sink calls is no call of the program's, though it is a target."""  # fault T5
 
@@ -254,7 +295,7 @@ def test_record_that_cannot_be_encoded_is_counted(pipeline: Pipeline) -> None:
 def test_program_that_leaves_no_room_loses_nothing(
     place: str, pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Where the recursion limit strikes the dispatcher, it goes on with what it had at hand."""  # faults C7, T9
+    """Where the recursion limit strikes the dispatcher, it goes on with what it had at hand."""  # fault C7, T9
     lines = pipeline.dispatcher._lines
     owner, name = {"line": (lines, "line"), "offer": (Lane, "offer"), "report": (Dispatcher, "_report_losses")}[place]
     unharmed, calls = getattr(owner, name), itertools.count()
@@ -288,15 +329,14 @@ def test_thread_survives_what_is_thrown_into_it(pipeline: Pipeline, wait_until: 
     pipeline.call()
     wait_until(lambda: sink.batches)
 
-    assert len({*threads}) <= 2  # another takes over where the first is struck outside its turns
-    assert len({*threads}) <= 2  # another takes over where the first is struck outside its turns
+    assert len({*threads}) == 1
     assert kinds(sink) == ["ENTER", "EXIT"]
 
 
-def test_another_thread_takes_over_where_one_is_struck_twice(
+def test_thread_that_is_struck_twice_goes_on(
     pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch, wait_until: Callable[..., Any]
 ) -> None:
-    """What strikes while another strike is dealt with ends the thread, and not the dispatcher."""  # fault T9
+    """What strikes while another strike is dealt with ends nothing, and no other thread is needed."""  # fault T9, T10
     step, strikes, threads = Dispatcher._step, [SystemExit(), RecursionError()], list[int]()
 
     def struck(self: Dispatcher) -> bool:
@@ -319,11 +359,11 @@ def test_another_thread_takes_over_where_one_is_struck_twice(
     pipeline.stop()
 
     assert kinds(sink) == ["ENTER", "EXIT", "STOP"]
-    assert last(sink)["failures"] == 2
+    assert (last(sink)["failures"], len({*threads})) == (2, 1)
 
 
 def test_memory_of_what_waits_is_what_is_counted() -> None:
-    """With a sink that hangs, what waits on the queue and in its lane takes no more than the bounds say."""  # T12
+    """With a sink that hangs, what waits on the queue and in its lane takes no more than the bounds say."""  # fault T12
     some, sink = Pipeline(), Gated()
     some.functions = some.recorder.functions(Target("m", "f", 1, Encoder(limits=Limits(), redactor=Redactor())))
     state = some.recorder.state
@@ -568,7 +608,7 @@ def test_what_is_open_at_the_end_is_decided(is_failed: bool, keeping: Pipeline) 
 def test_program_that_leaves_no_room_doubles_nothing_that_is_kept(
     owner: type | None, name: str, is_done: bool, keeping: Pipeline, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """An error between the queue and the lanes, before or after a step: what was at hand goes on."""  # faults C7, T9
+    """An error between the queue and the lanes, before or after a step: what was at hand goes on."""  # fault C7, T9
     of = owner or keeping.dispatcher._lines
     unharmed, calls, strikes = getattr(of, name), itertools.count(), {1, 3, 6, 10, 15, 21, 28}
 
@@ -684,7 +724,7 @@ def test_stop_before_start_does_nothing() -> None:
 
 
 def test_stop_does_not_wait_for_a_sink_that_hangs(pipeline: Pipeline) -> None:
-    """It returns within its time; the other sink is told what the hanging one has not got."""  # faults P9, S18
+    """It returns within its time; the other sink is told what the hanging one has not got."""  # fault P9, S18
     hanging, good = Gated(), MemorySink()
     pipeline.start(hanging, good)
     pipeline.call(2)
@@ -699,7 +739,7 @@ def test_stop_does_not_wait_for_a_sink_that_hangs(pipeline: Pipeline) -> None:
 
 
 def test_stop_does_not_wait_for_a_lane_that_blocks(pipeline: Pipeline, wait_until: Callable[..., Any]) -> None:
-    """With ``overflow: block``, a sink that hangs keeps the others neither from their STOP nor from closing."""  # S18
+    """With ``overflow: block``, a sink that hangs keeps the others neither from their STOP nor from closing."""  # fault S18
     hanging, good = Gated(), MemorySink()
     pipeline.start(hanging, good, max_bytes=100, block_s=SOON_S)
     pipeline.call()
@@ -765,6 +805,71 @@ def test_call_that_ends_while_a_slow_sink_is_waited_for(pipeline: Pipeline, wait
     assert balanced(last(sink))
     assert kinds(sink) == ["ENTER", "EXIT", "STOP"]
     assert last(sink)["openCalls"] == 0
+
+
+def account(sink: MemorySink, name: str = "sink0") -> tuple[list[str], list[tuple[str, int]]]:
+    """What is wrong with what a sink has, by its numbers alone, and what its LOSS events say."""
+    losses = [(event["reason"], event["events"]) for event in sink.events if event["event"] == "LOSS"]
+    return audit({name: [line + b"\n" for line in sink.lines]}, sink=name).problems, losses
+
+
+@pytest.mark.parametrize("keep", [None, Keep(slower_than=Duration("0ms"))])
+def test_calls_that_end_while_stop_is_said_are_in_it_or_not(keep: Keep | None) -> None:
+    """At each moment of the end a call of a daemon thread ends: what was sent is what STOP counts."""
+    some, sink, flows = Pipeline(keep), MemorySink(), list[Any]()
+    recorder, clock = some.recorder, some.recorder.clock
+
+    def clock_of_a_busy_program() -> int:
+        if recorder.state.max_events < 0 and flows:
+            some.functions.leave(flows.pop(), None)
+        return clock()
+
+    recorder.clock = clock_of_a_busy_program
+    some.dispatcher.state("START")
+    some.start(sink)
+    flows += [some.functions.enter((), ()) for _ in range(500)]
+    some.stop()
+
+    assert account(sink) == ([], [])
+    assert 0 < len(flows) < 500
+    assert len(flows) < last(sink)["openCalls"] == kinds(sink).count("ENTER") - kinds(sink).count("EXIT")
+
+
+@pytest.mark.parametrize("comes", [True, False])
+def test_record_that_is_under_way_at_the_end_is_waited_for(comes: bool, pipeline: Pipeline) -> None:
+    """A thread that has taken a number has a moment to put its record on the queue; or the number is lost."""
+    sink, recorder, taken = MemorySink(), pipeline.recorder, list[int]()
+    clock = recorder.clock
+
+    def clock_of_a_busy_program() -> int:
+        if recorder.state.max_events < 0 and not taken:
+            taken.append(next(recorder.seq))
+        elif comes and pipeline.dispatcher._end is not None and taken[-1] >= 0:
+            recorder.queue.append((STATEMENT, "LIMIT", taken[0], clock(), 1, b'"calls":1', 0))
+            taken.append(-1)
+        return clock()
+
+    recorder.clock = clock_of_a_busy_program
+    pipeline.dispatcher.state("START")
+    pipeline.start(sink)
+    pipeline.stop()
+
+    assert account(sink) == ([], [] if comes else [("interrupted by signals", 1)])
+    assert kinds(sink) == ["START", "LIMIT" if comes else "LOSS", "STOP"]
+
+
+def test_calls_that_are_counted_as_lost_while_stop_is_said(pipeline: Pipeline) -> None:
+    """Where they were counted, and their numbers are not taken yet, STOP comes after these numbers."""
+    sink = MemorySink()
+    pipeline.recorder.state.max_events = 1
+    pipeline.dispatcher.state("START")
+    pipeline.recorder.state.lost_events += 2
+    next(pipeline.recorder.seq)
+    pipeline.start(sink)
+    pipeline.stop()
+
+    assert account(sink) == ([], [("the queue is full", 2)])
+    assert last(sink)["lost"] == {"sink0": 2}
 
 
 def test_what_is_called_after_stop_is_not_queued(pipeline: Pipeline) -> None:
