@@ -8,9 +8,9 @@ import os
 import sys
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
 
 from flowtrace.patcher import Traced
+from flowtrace.typed import TYPE_CHECKING, Any
 from flowtrace.unpatched import select, time
 
 if TYPE_CHECKING:
@@ -22,10 +22,15 @@ IMPORTING_S = 10.0  # or after so long, while the import of a target is under wa
 
 
 class Warnings:
-    """Writes lines to stderr, redacted, each text once per process, past ``sys.stderr``, which is the program's."""
+    """Writes lines to stderr, redacted, each text once per process, past ``sys.stderr``, which is the program's.
+
+    A program may close descriptor 2 and get its number for a file of its own, or put another stream in its place, as
+    daemons do. These cannot be told apart, so neither gets a line: only what stderr was at the start.
+    """
 
     def __init__(self, scrub: Callable[[str], str]) -> None:
         self._scrub = scrub
+        self._stderr = _identity(2)
         self._said: set[tuple[int, str]] = set()
 
     def warn(self, text: str) -> None:
@@ -40,8 +45,18 @@ class Warnings:
         line = " ".join(self._scrub(text).split())
         line = "".join(character if character.isprintable() else f"\\x{ord(character):02x}" for character in line)
         with contextlib.suppress(OSError, ValueError):  # nobody listens
-            if select.select([], [2], [], 0)[1]:  # a pipe that nobody reads must hold nobody up
+            # a pipe that nobody reads must hold nobody up
+            if select.select([], [2], [], 0)[1] and _identity(2) == self._stderr:
                 os.write(2, f"flowtrace: {line}\n".encode("utf-8", "backslashreplace")[-select.PIPE_BUF :])
+
+
+def _identity(fd: int) -> tuple[int, int, int] | None:
+    """What a descriptor stands for; None where it is closed."""
+    try:
+        status = os.fstat(fd)
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino, status.st_rdev
 
 
 class ForkSilence:

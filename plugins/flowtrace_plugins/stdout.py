@@ -12,11 +12,11 @@ import os
 import select
 import stat
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING
 
 from flowtrace.errors import SinkError
 from flowtrace.events import Batch
 from flowtrace.hooks import SinkContext
+from flowtrace.typed import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from flowtrace_plugins.options import StdoutOptions
@@ -57,7 +57,6 @@ class StdoutSink:
         Raises:
             SinkError: nobody reads the stream any more, or its file has no room (worth a retry).
         """
-        self._check_stream()
         if batch.id != self._batch_id:
             self._batch_id, self._text, self._written = batch.id, b"\n" * self._is_torn + self._render(batch), 0
         for end in _ends(self._text, self._written, pipe=self._is_pipe):
@@ -72,6 +71,7 @@ class StdoutSink:
 
     def _write_until(self, end: int) -> None:
         while self._written < end:
+            self._check_stream()  # each time: a write or a wait may have lasted long
             try:
                 self._written += os.write(self._fd, memoryview(self._text)[self._written : end])
                 self._is_torn = self._text[self._written - 1] != _NEWLINE

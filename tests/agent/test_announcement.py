@@ -225,6 +225,42 @@ def test_program_without_stderr_is_not_disturbed(tmp_path: Path) -> None:
     assert (done.returncode, done.stdout) == (0, b"on\n")
 
 
+REPLACED = """
+import os
+{before}
+warnings = Warnings(str)
+warnings.warn("first")
+{after}
+warnings.warn("second")
+print("on")
+"""
+OWN_FILE = "os.closerange(2, 9); assert os.open('mine', os.O_CREAT | os.O_RDWR) == 2"
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "said"),
+    [
+        ("", OWN_FILE, b"flowtrace: first\n"),
+        (OWN_FILE.replace("mine", "log"), OWN_FILE, b""),
+        ("os.close(2)", OWN_FILE, b""),
+        ("", "os.dup2(os.open('mine', os.O_CREAT | os.O_RDWR), 2)", b"flowtrace: first\n"),
+        ("", "os.dup2(os.pipe()[1], 2)", b"flowtrace: first\n"),
+        ("", "copy = os.dup(2); os.close(2); os.dup2(copy, 2)", b"flowtrace: first\nflowtrace: second\n"),
+    ],
+    ids=["closed", "a file before", "closed before", "a file in its place", "a pipe in its place", "the same again"],
+)
+def test_nothing_is_written_into_what_is_not_stderr(before: str, after: str, said: bytes, tmp_path: Path) -> None:
+    """Where number 2 belongs to a file of the program's, or leads elsewhere than at the start, it gets no line."""
+    # fault P11
+    code = REPLACED.format(before=before, after=after)
+
+    done = run(code, tmp_path, capture_output=True)
+
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"on\n", said)
+    mine = tmp_path / "mine"
+    assert not (mine.exists() and mine.read_bytes())
+
+
 def test_stderr_of_the_program_is_passed_by(tmp_path: Path) -> None:
     """``sys.stderr`` may be replaced, closed or None: the line goes to the descriptor."""
     done = run("import sys\nsys.stderr = None\nWarnings(str).warn('x')", tmp_path, capture_output=True)

@@ -7,6 +7,7 @@ import os
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -100,6 +101,34 @@ def test_never_writes_into_a_file_of_the_program(pipe: tuple[int, int], tmp_path
         sink.write(make_batch({}))
 
     assert database.read_bytes() == b""
+
+
+@pytest.mark.parametrize("blocking", [True, False])
+def test_file_that_takes_the_place_of_a_full_pipe_gets_no_line(
+    blocking: bool, pipe: tuple[int, int], tmp_path: Path, wait_until: Callable[..., Any]
+) -> None:
+    """Where the program replaces its stream in the midst of a batch, the rest goes nowhere."""  # fault P11
+    os.set_blocking(pipe[1], blocking)
+    sink, problems = opened(), list[str]()
+    batch = make_batch(*({"seq": n} for n in range(20_000)))
+
+    def write() -> None:
+        with pytest.raises(SinkError) as caught:
+            sink.write(batch)
+        problems.append(str(caught.value))
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    full = fcntl.fcntl(pipe[1], fcntl.F_GETPIPE_SZ) - 4096
+    wait_until(lambda: sink._written >= full)  # and the next write waits
+    with (tmp_path / "app.db").open("wb") as file:
+        os.dup2(file.fileno(), pipe[1])
+    while os.read(pipe[0], 1 << 20):  # until its last writing end is closed
+        continue
+    writer.join(10)
+
+    assert problems == ["stdout was closed or replaced by the program"]
+    assert (tmp_path / "app.db").read_bytes() == b""
 
 
 def test_full_non_blocking_pipe_is_waited_for(pipe: tuple[int, int]) -> None:
