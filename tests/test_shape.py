@@ -38,7 +38,7 @@ IN_THE_TRACED_PROCESS = {
     "orjson",
     "msgspec",
 }  # beside the standard library
-PUBLIC = {"errors", "events", "hooks", "config", "testing", "typed", "unpatched"}  # what a plugin may import of flowtrace
+PUBLIC = {"errors", "events", "hooks", "config", "testing", "typed", "unpatched"}  # what a plugin may import of it
 EMPTY_NAMES = {"utils", "util", "helpers", "helper", "common", "misc", "base", "manager"}
 
 
@@ -207,17 +207,57 @@ def test_hooks_are_documented() -> None:
     assert [name for name in hooks if name not in documentation()] == []
 
 
+@functools.cache
+def names_in(path: Path) -> set[str]:
+    """The names of the test functions of a file, and of what it calls a test case."""
+    functions = {node.name for node in ast.walk(parsed(path)) if isinstance(node, ast.FunctionDef)}
+    named = [target for node in parsed(path).body if isinstance(node, ast.Assign) for target in node.targets]
+    return {name for name in functions if name.startswith("test_")} | {
+        name.id for name in named if isinstance(name, ast.Name) and name.id.startswith("Test")
+    }
+
+
 @pytest.mark.parametrize("page", ["guarantees.md", "processes.md"])
 def test_each_promise_has_its_test(page: str) -> None:
-    """The tests that the pages of promises name exist."""
+    """The tests that the pages of promises name exist in the files that they name; ``…`` is the file named last."""
     text = (ROOT / "docs" / page).read_text()
-    files = {path.name: path for path in (ROOT / "tests").rglob("*.py")}
-    named = re.findall(r"\b(test_\w+\.py)\b", text)
-    assert named
-    assert [name for name in named if name not in files] == []
-    trees = [parsed(files[name]) for name in {*named}]
-    functions = {node.name for tree in trees for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)}
-    assert [test for test in re.findall(r"::(\w+)", text) if test not in functions] == []
+    files = {path.name: path for path in (ROOT / "tests").rglob("test_*.py")}
+    named = re.findall(r"`(?:(tests/[\w/]+/)?(test_\w+\.py)|…)(?:::(\w+))?`", text)
+    assert len(named) > 20
+    last, wrong = "", []
+    for folder, file, test in named:
+        last = file or last
+        path = files.get(last)
+        if path is None or (folder and path.parent != ROOT / folder) or test not in names_in(path):
+            wrong.append(f"{folder}{last}::{test}")
+    assert wrong == []
+    assert len(re.findall(r"\btest_\w+\.py\b|…::", text)) == len(named), "named in another way"
+
+
+LAST_FAULTS = {"T": 12, "P": 13, "S": 21, "F": 6}
+FAULTS = [f"{letter}{number}" for letter, last in LAST_FAULTS.items() for number in range(1, last + 1)]
+
+
+def test_each_fault_is_injected_or_does_not_apply() -> None:
+    """Whatever a pipeline and processes must survive is named by a test, or in the table of what does not apply."""
+    comments = [match for path in sources(ROOT / "tests") for match in re.findall(r"# fault (.*)", path.read_text())]
+    table = (ROOT / "docs/guarantees.md").read_text().partition("## What does not apply")[2]
+    excused = re.findall(r"^\| ((?:[A-Z]\d+, )+)", table, re.MULTILINE)
+    assert len(excused) > 5
+    named = {*re.findall(r"\b[A-Z]\d+\b", " ".join([*comments, *excused]))}
+    assert [fault for fault in FAULTS if fault not in named] == []
+
+
+def test_faults_are_named_in_one_way() -> None:
+    """``# fault P7``, or ``# fault P7, S2``: one that is named otherwise is found by nobody."""
+    odd = re.compile(r"(?i:faults? [UCTPSFVX]\d)|# [UCTPSFVX]\d{1,2}\b")
+    found = [
+        f"{relative(path)}: {line.strip()}"
+        for path in sources(ROOT / "tests")
+        for line in path.read_text().splitlines()
+        if path != Path(__file__) and odd.search(line) and not re.search(r"# fault [UCTPSFVX]\d", line)
+    ]
+    assert found == []
 
 
 @pytest.mark.parametrize("path", ["README.md", ".ci/run"])

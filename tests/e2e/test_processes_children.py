@@ -451,6 +451,22 @@ def test_other_python_with_flowtrace_is_traced(
     assert len({event["traceId"] for event in ended.events if event.get("function") in ("start", "works")}) == 2
 
 
+def test_build_without_the_gil_runs_untraced(comparison: Comparison, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """The agent counts on the GIL: where there is none, one line says that it does not start."""  # fault T7
+    folder = tmp_path_factory.mktemp("free-threaded")
+    python = another_venv(folder)
+    [packages] = folder.glob("lib/*/site-packages")
+    (packages / "free.pth").write_text("import sys; sys._is_gil_enabled = lambda: False\n")
+    comparison.write("works(2)\nprint(sys._is_gil_enabled())")
+
+    ended = comparison.run([python, "app.py"], env={"FLOWTRACE_STRICT": None}, compares_streams=False)
+
+    assert ended.stdout == "False\n"
+    assert ended.stderr.endswith("without the GIL are not supported\n")
+    assert ended.stderr.count("\n") == 1
+    assert ended.events == []
+
+
 # -- interpreters in the process -------------------------------------------------------------------------------------
 
 
