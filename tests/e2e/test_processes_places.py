@@ -180,7 +180,7 @@ def test_clock_that_is_set_changes_no_duration(jump_s: int, comparison: Comparis
         before = time.time()
         open("clock-is-set", "w").close()
         time.sleep(0.1)
-        print(round((time.time() - before) / 86_400))
+        print(round((time.time() - before) / 86_400), flush=True)
 
     nap()
     pid = os.fork()
