@@ -23,7 +23,7 @@ class Result(NamedTuple):
         tests: By id, what became of them untraced.
         traced: What was traced.
         differences: Tests that came out otherwise, for no known reason.
-        excused: Tests that came out otherwise because of time, as ``excused.toml`` says.
+        excused: Tests that came out otherwise because of time, as ``excused.toml`` or a deadline of hypothesis's says.
         flaky: Tests that come out otherwise untraced as well.
         slowdown: CPU time traced by CPU time untraced.
         log: What the traced run printed.
@@ -59,12 +59,14 @@ def explore(suite: Suite, *, keep: bool) -> Result:
             for folder in suite.folder.glob("*/trace"):
                 shutil.rmtree(folder, ignore_errors=True)
     known = excuses(suite.package.name)
+    firm = [each for each in differences if not each.is_flaky]
+    excused = [each for each in firm if each.test in known or each.is_by_time]
     return Result(
         package=suite.package,
         tests=untraced.outcomes,
         traced=recorded,
-        differences=[each for each in differences if not each.is_flaky and each.test not in known],
-        excused=[each for each in differences if not each.is_flaky and each.test in known],
+        differences=[each for each in firm if each not in excused],
+        excused=excused,
         flaky=[each for each in differences if each.is_flaky],
         slowdown=traced.cpu_s / untraced.cpu_s,
         log=traced.log,

@@ -41,6 +41,11 @@ class Difference(NamedTuple):
     message: str
 
     @property
+    def is_by_time(self) -> bool:
+        """Whether it has met a deadline of hypothesis's, and passed when it ran again traced."""
+        return "DeadlineExceeded(" in self.message and self.untraced[0] in self.traced
+
+    @property
     def is_flaky(self) -> bool:
         """Whether the outcome changes without tracing as well, and tracing does not make it another.
 

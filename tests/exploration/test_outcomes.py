@@ -101,3 +101,19 @@ def test_differences_name_the_outcomes_of_all_runs_and_the_message() -> None:
 def test_flaky_is_what_comes_out_the_same_ways_untraced(untraced: str, traced: str, flaky: bool) -> None:
     """No difference that tracing makes passes for flaky."""
     assert Difference("t", untraced, traced, "").is_flaky is flaky
+
+
+DEADLINE = "test_it.py:1: DeadlineExceeded('Test took 755.06ms, which exceeds the deadline of 400.00ms.')"
+
+
+@pytest.mark.parametrize(
+    ("traced", "message", "by_time"),
+    [
+        (["failed", "passed"], DEADLINE, True),
+        (["failed", "failed"], DEADLINE, False),
+        (["failed", "passed"], "assert 1 == 2", False),
+    ],
+)
+def test_deadlines_that_are_met_once_are_time(traced: list[str], message: str, by_time: bool) -> None:
+    """A test that always takes too long when it is traced is a difference all the same."""
+    assert Difference("t", ["passed", "passed"], traced, message).is_by_time is by_time
