@@ -140,6 +140,19 @@ class Delivery(RuleBasedStateMachine):
         """A process has nothing to write."""
         self.processes[which].sink.flush()
 
+    @rule(which=st.integers(0, 1))
+    def flush_where_nothing_can_be_deleted(self, which: int) -> None:
+        """A process delivers what waits, and cannot delete it for a while: it neither sends nor counts it again."""
+        process, sent = self.processes[which], len(self.server.requests)
+        answers_all = self.is_up and not self.server.script
+        with Calls(self.directory, at=1, error=errno.EROFS, lasting=True, only=("unlink",)):
+            for _ in range(3):
+                process.sink._not_before = 0.0
+                process.sink.flush()
+        ids = [request.batch_id for request in self.server.requests[sent:]]
+        assert len(ids) == len({*ids}) or not answers_all, "a process has sent again what it has delivered"
+        process.sink.flush()
+
     @rule()
     def wait(self) -> None:
         """The time for which the processes leave the receiver alone is over."""
