@@ -30,9 +30,8 @@ from ledger import audit
 from flowtrace import lane as lane_module
 from flowtrace.config import Size, decode
 from flowtrace.dispatcher import Dispatcher
-from flowtrace.events import Batch, Described, Ids, Lines
-from flowtrace.hooks import Sink, SinkContext
-from flowtrace.lane import Lane
+from flowtrace.events import Described, Ids, Lines
+from flowtrace.hooks import SinkContext
 from flowtrace.recorder import Recorder, Target
 from flowtrace.testing import make_context
 from flowtrace_plugins import http as http_module
@@ -42,6 +41,7 @@ from flowtrace_plugins.options import FileOptions, HttpOptions, Rotate
 from tests.agent.engine import Shown
 from tests.faults.chaos_server import ChaosServer, Step, answer, limit, reset, reset_after_commit, running
 from tests.faults.model import take_descriptors
+from tests.faults.stepped import Stepped, Watched
 from tests.faults.syscalls import Calls, Killed
 
 EXAMPLES = 2_000 if ENDURANCE else 50
@@ -57,115 +57,6 @@ UNCLOSED = ("not entered", "never entered", "never left", "was not open", "is le
 small = st.integers(0, 7)
 some = st.integers(0, 12)
 bits = st.integers(0, 1)
-
-
-class Stepped(Lane):
-    """A lane without a thread: it delivers when it is told to. Where it would wait, time passes at once."""
-
-    def __init__(self, name: str, sink: Sink, *, wait: Callable[[], None], **options: Any) -> None:
-        super().__init__(name, sink, **options)
-        self._stopping: Any = Waits(wait)
-        self._batching, self._is_known = getattr(sink, "batching", None), True
-
-    def step(self) -> None:
-        """Deliver what there is."""
-        while self.waiting:
-            self._is_hurried = True
-            self._deliver(self._gather())
-
-    def idle(self) -> None:
-        """Nothing comes for a while."""
-        self._flush()
-
-    def tell_ending(self) -> None:
-        """Tell the sink, on this thread."""
-        ending = getattr(self.sink, "ending", None)
-        if ending and not self._is_told:
-            self._is_told = True
-            ending(self._stop_at or 0.0)
-
-    def wait_idle(self, deadline: float) -> bool:
-        """Nobody else delivers."""
-        self.step()
-        return True
-
-    def wait_ended(self, deadline: float) -> bool:
-        """Nor closes the sink."""
-        self.step()
-        self._close()
-        return True
-
-
-class Waits:
-    """A lock that nobody gives free; who waits for it lets time pass."""
-
-    def __init__(self, wait: Callable[[], None]) -> None:
-        self._wait = wait
-
-    def acquire(self, *, timeout: float) -> bool:
-        """Wait in vain."""
-        self._wait()
-        return False
-
-    def release(self) -> None:
-        """The end has begun: nobody waits any more."""
-
-
-class Watched:
-    """A sink of a process that may be dead, and what it was given.
-
-    Attributes:
-        taken: The numbers of the events that it took.
-        unsure: Those of batches that it did not take, in the end: the process was killed, or the lane gave up.
-        given_up: How many times that happened.
-        refused: How many of those that it took are lost after all, by what it says.
-    """
-
-    def __init__(self, sink: Sink, process: Process) -> None:
-        self.batching = getattr(sink, "batching", None)
-        self.taken: set[int] = set()
-        self.unsure: set[int] = set()
-        self.given_up = self.refused = 0
-        self.sink, self._process = sink, process
-        self._pending: Batch | None = None
-
-    def settle(self) -> None:
-        """Nobody tries the batch again that was not taken."""
-        if self._pending:
-            self.unsure |= numbers(self._pending)
-            self.given_up += 1
-            self._pending = None
-
-    def open(self) -> None:
-        """Open it."""
-        self._process.live()
-        self.sink.open()
-
-    def write(self, batch: Batch) -> None:
-        """Write, and note what came of it."""
-        self._process.live()
-        if self._pending and self._pending.id != batch.id:
-            self.settle()
-        self._pending = batch
-        self.sink.write(batch)
-        self.taken |= numbers(batch)
-        self._pending = None
-
-    def flush(self) -> None:
-        """Nothing comes for a while."""
-        self._process.live()
-        self.sink.flush()
-
-    def ending(self, deadline: float) -> None:
-        """The end begins."""
-        self._process.live()
-        if isinstance(self.sink, HttpSink):
-            self.sink.ending(deadline)
-
-    def close(self, deadline: float) -> None:
-        """Close it."""
-        self._process.live()
-        self.sink.close(deadline)
 
 
 class Process:
@@ -193,8 +84,8 @@ class Process:
         self.open: list[list[Any]] = [[] for _ in range(CONTEXTS)]
         self.recorder.state.max_events = MAX_EVENTS
         context = make_context(directory=directory, run=run)
-        self.http = Watched(http_sink(url, context._replace(start_thread=no_thread, lost=self._lose)), self)
-        self.file = Watched(file_sink(context), self)
+        self.http = Watched(http_sink(url, context._replace(start_thread=no_thread, lost=self._lose)), self.live)
+        self.file = Watched(file_sink(context), self.live)
         self.lanes = [self._lane("http", self.http), self._lane("file", self.file)]
         self.dispatcher.lanes = self.lanes
         self.dispatcher.state("START")
@@ -264,11 +155,6 @@ def http_sink(url: str, context: SinkContext) -> HttpSink:
 def file_sink(context: SinkContext) -> FileSink:
     """A file sink that rotates often."""
     return FileSink(FileOptions(path="files/trace.jsonl", rotate=Rotate(max_size=Size("8KiB"), keep=1000)), context)
-
-
-def numbers(batch: Batch) -> set[int]:
-    """The numbers of the events of a batch."""
-    return {event["seq"] for event in batch.events()}
 
 
 def unless_stored(step: Step) -> Step:
