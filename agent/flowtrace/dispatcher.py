@@ -32,7 +32,7 @@ MOST_TURN_S = 0.5  # however rarely events are flushed, requests from outside ar
 BATCH_EVENTS = 2_048  # a batch is handed on when it has so many events,
 BATCH_BYTES = 1 << 20  # or about so many bytes
 LIMIT_REPORT_NS = 1_000_000_000
-RESERVE_S = 0.25  # of the time for shutdown, kept for the STOP event and for closing the sinks
+RESERVE_S = (0.25, 1.0)  # of the time for shutdown, an eighth is kept for STOP and for closing the sinks, within these
 UNDER_WAY_S = 0.05  # so long, at the end, threads that have taken a number have to put its record on the queue
 
 
@@ -168,7 +168,7 @@ class Dispatcher:
         state = self._recorder.state
         state.max_events, state.wake_at, state.rate = -1, 0, -1.0  # what is called from here on is not recorded
         for lane in self.lanes:
-            lane.end_by(self._stop_at - min(RESERVE_S, timeout_s / 4))
+            lane.end_by(self._stop_at - _reserve(timeout_s))
         self._wakeup.put(None)
         self._wait_ended()
 
@@ -395,14 +395,13 @@ class Dispatcher:
         return {"sink": sink, "reason": loss.reason, **counts, "from": since, "to": until}
 
     def _finish(self, deadline: float) -> None:
-        reserve = min(RESERVE_S, (deadline - time.monotonic()) / 4)
+        reserve, settled = _reserve(deadline - time.monotonic()), list(self.lanes)
         for lane in self.lanes:
             lane.tell_ending()
         # again for calls that ended while a slow sink was waited for, and for what it has lost meanwhile
         for rest in (reserve, reserve / 2, reserve / 4):
             self._turn()
-            for lane in self.lanes:
-                lane.wait_idle(deadline - rest)
+            settled = [lane for lane in settled if lane.wait_idle(deadline - rest)]  # what hangs is waited for once
         if self._stopped is None:
             self._decide_stop(time.monotonic() + min(UNDER_WAY_S, reserve / 4))
         self._drain()
@@ -459,6 +458,11 @@ class Dispatcher:
             failures=state.failures,
         )
         return Batch(self.new_id(), [self._lines.line((*self._stopped, text, 0))])
+
+
+def _reserve(timeout_s: float) -> float:
+    least, most = RESERVE_S
+    return min(timeout_s / 4, max(least, min(most, timeout_s / 8)))
 
 
 def _text(**fields: Any) -> bytes:

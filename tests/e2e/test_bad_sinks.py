@@ -17,7 +17,7 @@ from flowtrace.lane import FAILED_BATCHES, LEFT_OUT_S, TRIES
 
 PROGRAM = str(Path(__file__).with_name("zoo.py"))
 SECONDS = 3
-SHUTDOWN_S = 5
+SHUTDOWN_S = 8  # an eighth of it is for STOP in all of them
 SLACK_S = 10.0  # for a machine that has other things to do
 ALWAYS = 1_000_000
 BACK_S = 1.0
