@@ -88,7 +88,7 @@ class Delivery(RuleBasedStateMachine):
         self.events = iter(range(1, 1_000_000))
         self.accepted: list[int] = []
         self.given_up: set[int] = set()  # the sink said that it never can: the lane has counted them
-        self.spoiled: set[int] = set()  # their files were damaged or made old
+        self.spoiled: set[int] = set()  # their files were damaged, made old, or had no room
         self.counted: collections.Counter[str] = collections.Counter()
         self.has_killed = self.has_large = False
         self.has_unsaid = False  # that something was stored: its loss may be counted all the same
@@ -132,8 +132,11 @@ class Delivery(RuleBasedStateMachine):
         """The disk has no room from some system call on, until the batch is written or is not."""
         process = self.processes[which]
         self.prepare(process, [SMALL])
+        before, sent = process.counted, len(self.server.requests)
         with Calls(self.directory, at=call, error=errno.ENOSPC, lasting=True, only=("open", "write", "fsync", "mkdir")):
             self.attempt(process)
+        if process.counted != before:  # what the receiver has refused had no room in its file either
+            self.spoiled |= {event["seq"] for request in self.server.requests[sent:] for event in request.events}
 
     @rule(which=st.integers(0, 1))
     def flush(self, which: int) -> None:
