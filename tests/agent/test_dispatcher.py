@@ -363,7 +363,8 @@ def test_thread_that_is_struck_twice_goes_on(
 
 
 def test_memory_of_what_waits_is_what_is_counted() -> None:
-    """With a sink that hangs, what waits on the queue and in its lane takes no more than the bounds say."""  # fault T12
+    """With a sink that hangs, what waits on the queue and in its lane takes no more than the bounds say."""
+    # fault T12
     some, sink = Pipeline(), Gated()
     some.functions = some.recorder.functions(Target("m", "f", 1, Encoder(limits=Limits(), redactor=Redactor())))
     state = some.recorder.state
@@ -739,7 +740,8 @@ def test_stop_does_not_wait_for_a_sink_that_hangs(pipeline: Pipeline, wait_until
 
 
 def test_stop_does_not_wait_for_a_lane_that_blocks(pipeline: Pipeline, wait_until: Callable[..., Any]) -> None:
-    """With ``overflow: block``, a sink that hangs keeps the others neither from their STOP nor from closing."""  # fault S18
+    """With ``overflow: block``, a sink that hangs keeps the others neither from their STOP nor from closing."""
+    # fault S18
     hanging, good = Gated(), MemorySink()
     pipeline.start(hanging, good, max_bytes=100, block_s=SOON_S)
     pipeline.call()

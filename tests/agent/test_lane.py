@@ -392,7 +392,8 @@ def test_pauses_between_tries_grow_and_are_bounded(
 
 @pytest.mark.parametrize("seconds", [-1, -5.0, 0, 1e30, float("inf"), float("nan")])
 def test_impossible_times_to_wait_are_bounded(seconds: float, lanes: Lanes, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A ``retry_after_s`` that is negative, endless or no number ends neither the thread nor the deliveries."""  # fault S10
+    """A ``retry_after_s`` that is negative, endless or no number ends neither the thread nor the deliveries."""
+    # fault S10
     monkeypatch.setattr(lane_module, "MAX_RETRY_AFTER_S", 0.01)
     sink = MemorySink(failures=[SinkError("busy", retry_after_s=seconds)])
     lane = lanes.start(sink)
@@ -426,7 +427,8 @@ class Bare(SinkError):
     ids=["text", "too large", "neither", "bare"],
 )
 def test_odd_sink_error_is_like_any_other(odd: SinkError, lanes: Lanes) -> None:
-    """One whose wishes cannot be read: three tries, then the batch is lost, and the next one has its turn."""  # fault S18
+    """One whose wishes cannot be read: three tries, then the batch is lost, and the next one has its turn."""
+    # fault S18
     failures: list[int] = []
     sink = MemorySink(failures=[odd] * 3)
     lane = lanes.start(sink, on_failure=lambda: failures.append(1))
