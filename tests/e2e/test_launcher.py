@@ -398,7 +398,7 @@ def test_signal_ends_the_program_and_delivers_the_last_events(
 
 
 def test_handler_of_the_program_is_not_replaced(write: Write, start_traced: Start) -> None:
-    """What the program does on SIGTERM is its own decision, also where it leaves it to the default later."""  # fault P7
+    """What the program does on SIGTERM is its own decision, also where it restores the default later."""  # fault P7
     write("app.py", "import signal, sys\nsignal.signal(signal.SIGTERM, lambda *_: sys.exit(7))\n" + dedent(LOOP))
     running = start_traced([sys.executable, "app.py"])
     harness.wait_until(lambda: "ready" in running.stdout, "the program runs")
