@@ -201,7 +201,7 @@ def test_handlers_of_the_program_are_not_reminded(reminders: list[int]) -> None:
 
 @linux
 def test_descriptor_that_the_program_has_closed_is_replaced(reminders: list[int], tmp_path: Path) -> None:
-    """Nothing is written to the file of the program's that has its number now; the next signal is noted."""  # fault P11
+    """Nothing is written to the program's file that has its number now; the next signal is noted."""  # fault P11
     endings = Heedless(lambda: None, lambda: None)
     endings.watch_signals(Splices(Recorder()))
     [(fd, _), *_] = endings._arrivals._files.values()

@@ -262,7 +262,7 @@ def test_reading_is_bounded(resolved: Resolve) -> None:
 
 
 def test_depth_is_bounded(resolved: Resolve) -> None:
-    """However deep a file is, it is the depth that is the mistake; where it is said depends on how far libyaml reads."""
+    """However deep a file is, the depth is the mistake; where that is said depends on how far libyaml reads."""
     assert failure(resolved, "[" * 100_000).endswith("nested deeper than 32 levels; no key of a config is")
 
 
