@@ -12,7 +12,6 @@ import types
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from flowtrace import constants, late
-from flowtrace.defaults import MarksDefaults
 from flowtrace.descriptions import Descriptions
 from flowtrace.importer import is_main_program
 from flowtrace.instrument import IS_FUNCTION, Function, instrument, pairs
@@ -270,6 +269,8 @@ class Attachment:
         capture = _Captured.of(self._capture, rule.capture if rule else None)
         encoder: Encodes = self.encoder(capture.limits)
         if capture.mark_defaults:
+            from flowtrace.defaults import MarksDefaults  # seldom asked for
+
             encoder = MarksDefaults(encoder, capture.max_bytes)
         name = qualname.rpartition(".")[2]
         if self.redactor.is_secret_name(name) and gives_secret(name):

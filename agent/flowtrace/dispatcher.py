@@ -17,7 +17,6 @@ from collections.abc import Callable, Sequence
 
 from flowtrace import threads
 from flowtrace.events import ENTER, EXCEPTION, EXIT, STATEMENT, Batch, Lines, Record
-from flowtrace.keeping import EVERYTHING, Keeper, Terms, terms
 from flowtrace.lane import POLL_S, STARVED, Chunk, Lane
 from flowtrace.late import orjson
 from flowtrace.losses import Loss, Losses
@@ -27,6 +26,7 @@ from flowtrace.unpatched import _queue, _thread, time
 
 if TYPE_CHECKING:
     from flowtrace.config import Keep
+    from flowtrace.keeping import Keeper, Terms
 
 MOST_TURN_S = 0.5  # however rarely events are flushed, requests from outside are looked for
 BATCH_EVENTS = 2_048  # a batch is handed on when it has so many events,
@@ -63,7 +63,7 @@ class Dispatcher:
         self._reported_limits: dict[int, tuple[int, int]] = {}  # calls left out so far, and when that was
         self._losses = Losses()  # common to all lanes
         self._open_calls = 0
-        self._keeper = Keeper(terms(keep), first=recorder.state.first) if keep else None
+        self._keeper: Keeper | None = None
         self._terms: Terms | None = None  # for the keeper from the next turn on
         self._taken: list[Record] = []  # off the queue, and neither offered to all lanes nor taken by the keeper
         self._kept: list[Record] = []  # by the keeper, and not yet offered to all lanes
@@ -76,6 +76,9 @@ class Dispatcher:
         self.after_turn: Callable[[], None] = lambda: None
         self.while_full: Callable[[], None] = lambda: None
         self.uncaptured: Callable[[], int] = lambda: 0
+        if keep:
+            self.keep(keep)
+            self._renew_terms(first=recorder.state.first)
 
     def new_id(self) -> str:
         """For a batch: the next number of this process."""
@@ -151,6 +154,8 @@ class Dispatcher:
 
     def keep(self, keep: Keep | None) -> None:
         """Deliver by these rules from the next turn on; what waits is decided by them."""
+        from flowtrace.keeping import terms  # as below: few processes need it
+
         self._terms = terms(keep)
 
     def stop(self, timeout_s: float) -> None:
@@ -249,7 +254,7 @@ class Dispatcher:
             waiting = 0
         most = min(BATCH_EVENTS, waiting * BATCH_BYTES // max(1, self._queued_bytes) + 1)
         self._send()  # what an error has kept from being sent
-        self._renew_terms()
+        self._renew_terms(first=_next_of(self._recorder.seq))
         while waiting:
             taken = self._taken
             before = len(taken)
@@ -270,14 +275,17 @@ class Dispatcher:
         self._recorder.state.moved_ns = self._recorder.clock()  # the lane knows how long to wait
         self.while_full()
 
-    def _renew_terms(self) -> None:
+    def _renew_terms(self, *, first: int) -> None:
         new = self._terms
         if new is None:
             return
         if self._keeper is not None:
             self._keeper.terms = new
-        elif new is not EVERYTHING:
-            self._keeper = Keeper(new, first=_next_of(self._recorder.seq))
+        else:
+            from flowtrace.keeping import EVERYTHING, Keeper
+
+            if new is not EVERYTHING:
+                self._keeper = Keeper(new, first=first)
         self._terms = None
 
     def _send(self) -> None:
