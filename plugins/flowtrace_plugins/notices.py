@@ -13,7 +13,8 @@ def describe(events: Sequence[dict[str, Any]]) -> Iterator[tuple[str, str]]:
     """Style and text of each line; several ATTACH events become one."""
     kind = events[0].get("event")
     if kind == "ATTACH":
-        yield "quiet", _attach(events)
+        if text := _attach(events):
+            yield "quiet", text
     elif kind == "START":
         yield "quiet", _start(events[0])
     elif kind == "STOP":
@@ -31,12 +32,15 @@ def _start(event: dict[str, Any]) -> str:
 
 
 def _attach(events: Sequence[dict[str, Any]]) -> str:
+    """Nothing where there is nothing to trace, as in a module that only imports others."""
     counts = {str(e.get("module") or "?"): _functions(e) for e in events}
     traced = sum(count for count, _ in counts.values())
     left = sum(left for _, left in counts.values())
     names = [name for name, (count, _) in counts.items() if count]
     more = f" and {len(names) - _MODULES_NAMED} more" if len(names) > _MODULES_NAMED else ""
     where = f" in {', '.join(names[:_MODULES_NAMED])}{more}" if names else ""
+    if not (traced or left):
+        return ""
     return f"+ tracing {_count(traced, 'function')}{where}" + (f" · {left} not possible" if left else "")
 
 

@@ -32,7 +32,7 @@ def attach(module: str, traced: int, left: int = 0) -> dict[str, Any]:
             ("quiet", "▶ chat · pid 7 · python3 uvicorn app:app /x/y"),
         ),
         ([attach("a", 1)], ("quiet", "+ tracing 1 function in a")),
-        ([attach("a", 0)], ("quiet", "+ tracing 0 functions")),
+        ([attach("a", 0, 1)], ("quiet", "+ tracing 0 functions · 1 not possible")),
         (
             [attach("a", 2), attach("b", 3, 1), attach("c", 1), attach("d", 1)],
             ("quiet", "+ tracing 7 functions in a, b, c and 1 more · 1 not possible"),
@@ -53,7 +53,12 @@ def test_lines(events: list[dict[str, Any]], line: tuple[str, str]) -> None:
     assert list(describe(events)) == [line]
 
 
-@pytest.mark.parametrize("kind", ["START", "ATTACH", "LOSS", "STOP"])
+def test_modules_without_functions_are_not_mentioned() -> None:
+    """Such as packages whose ``__init__`` is empty."""
+    assert list(describe([attach("a", 0)])) == []
+
+
+@pytest.mark.parametrize("kind", ["START", "LOSS", "STOP"])
 def test_missing_fields(kind: str) -> None:
     """An event of another version, with fields missing, is still one line."""
     assert len(list(describe([{"event": kind}]))) == 1
