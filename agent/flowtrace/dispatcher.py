@@ -400,7 +400,8 @@ class Dispatcher:
     def _fields(self, sink: str | None, loss: Loss) -> dict[str, Any]:
         since, until = (self._lines.millis(time_ns) for time_ns in (loss.since_ns, loss.until_ns))
         counts = {"calls": loss.calls, "events": loss.events, "bytes": loss.size}
-        return {"sink": sink, "reason": loss.reason, **counts, "from": since, "to": until}
+        times = {"from": since, "to": until}
+        return {"sink": sink, "reason": loss.reason, **counts, **times, "repeated": loss.is_repeated}
 
     def _finish(self, deadline: float) -> None:
         reserve, settled = _reserve(deadline - time.monotonic()), list(self.lanes)

@@ -271,7 +271,7 @@ class Lane:
         return True
 
     def _say_again(self, line: bytes) -> None:
-        """Have what a LOSS event says in the next one: this one does not reach the sink."""
+        """Have what a LOSS event says repeated, for this sink alone: the others may have got this one."""
         loss = orjson.loads(line)
         if loss["sink"] in (None, self.name):
             counts = {"calls": loss["calls"], "size": loss["bytes"]}

@@ -7,7 +7,11 @@ from flowtrace.unpatched import _thread, time
 
 
 class Loss(NamedTuple):
-    """What was lost for one reason since it was last asked for. Times are monotonic nanoseconds."""
+    """What was lost for one reason since it was last asked for. Times are monotonic nanoseconds.
+
+    Attributes:
+        is_repeated: Another LOSS event has said it, which this sink did not get.
+    """
 
     reason: str
     calls: int
@@ -15,6 +19,7 @@ class Loss(NamedTuple):
     size: int
     since_ns: int
     until_ns: int
+    is_repeated: bool = False
 
 
 class Losses:
@@ -25,7 +30,7 @@ class Losses:
 
     def __init__(self) -> None:
         self._lock = _thread.allocate_lock()
-        self._open: dict[str, list[int]] = {}
+        self._open: dict[tuple[str, bool], list[int]] = {}
         self._is_due = False
         self.events = 0
 
@@ -53,7 +58,7 @@ class Losses:
         with self._lock:
             self.events += 0 if is_counted else events
             self._is_due |= not is_quiet
-            entry = self._open.setdefault(reason, [0, 0, 0, now, now])
+            entry = self._open.setdefault((reason, is_counted), [0, 0, 0, now, now])
             entry[:] = [entry[0] + calls, entry[1] + events, entry[2] + size, entry[3], now]
 
     def take(self, *, is_last: bool = False) -> list[Loss]:
@@ -62,4 +67,4 @@ class Losses:
             if not self._is_due and not is_last:
                 return []
             taken, self._open, self._is_due = self._open, {}, False
-        return [Loss(reason, *entry) for reason, entry in taken.items()]
+        return [Loss(reason, *entry, is_repeated=is_counted) for (reason, is_counted), entry in taken.items()]

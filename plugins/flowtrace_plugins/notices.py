@@ -55,7 +55,8 @@ def _functions(event: dict[str, Any]) -> tuple[int, int]:
 
 def _loss(event: dict[str, Any]) -> str:
     sink = f" for sink {event['sink']}" if event.get("sink") else ""
-    return f"▲ lost {_count(event.get('events'), 'event')}{sink}: {event.get('reason')}"
+    again = " (said again)" if event.get("repeated") else ""
+    return f"▲ lost {_count(event.get('events'), 'event')}{sink}: {event.get('reason')}{again}"
 
 
 def _stop(event: dict[str, Any]) -> tuple[str, str]:

@@ -466,13 +466,34 @@ def test_loss_of_one_sink_is_told_to_all(pipeline: Pipeline, wait_until: Callabl
     pipeline.stop()
 
     [loss] = [event for event in good.events if event["event"] == "LOSS"]
-    assert list(loss)[3:-2] == ["sink", "reason", "calls", "events", "bytes", "from", "to"]
+    assert list(loss)[3:-2] == ["sink", "reason", "calls", "events", "bytes", "from", "to", "repeated"]
     assert (loss["sink"], loss["reason"], loss["calls"], loss["events"]) == ("sink0", "the sink failed", 2, 4)
     assert loss["bytes"] == sum(len(line) + 1 for line in good.lines[:4])
     assert loss["from"] <= loss["to"]
     stop = last(good)
     assert (stop["delivered"], stop["lost"]) == ({"sink0": 1, "sink1": 5}, {"sink0": 4, "sink1": 0})
     assert stop == last(bad)
+
+
+def test_loss_that_is_said_again_is_not_counted_twice_elsewhere(
+    pipeline: Pipeline, wait_until: Callable[..., Any]
+) -> None:
+    """A LOSS event that its own sink did not get comes again there; elsewhere the second one is marked as repeated."""
+    refused = SinkError("no", retry=False)
+    bad, good = MemorySink(failures=[refused, refused]), MemorySink()
+    pipeline.dispatcher.state("START")
+    pipeline.call(2)
+    pipeline.start(bad, good)
+    wait_until(lambda: len(bad.tries) == 2 and "LOSS" in kinds(good))
+    pipeline.call(3)
+    pipeline.stop()
+
+    losses = [event for event in good.events if event["event"] == "LOSS"]
+    lost = last(good)["lost"]["sink0"]
+    assert [event["events"] for event in losses if event["repeated"]] == [5]
+    assert sum(event["events"] for event in losses if not event["repeated"]) == lost
+    assert sum(event["events"] for event in bad.events if event["event"] == "LOSS") == lost
+    assert account(good, "sink1")[0] == []
 
 
 def test_slow_sink_loses_for_itself_alone(pipeline: Pipeline, wait_until: Callable[..., Any]) -> None:

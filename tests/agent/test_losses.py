@@ -55,3 +55,12 @@ def test_all_is_told_in_the_end(script: list[tuple[tuple[str, int, int, int], bo
         sum(each[0][index] for each in script) for index in ((1, 2, 3) if told else ())
     ]
     assert losses.events == sum(each[0][1] for each in script if not each[1])
+
+
+def test_what_was_counted_before_is_told_apart() -> None:
+    """Readers of several sinks would count it twice."""
+    losses = Losses()
+    losses.add("slow", 4)
+    losses.add("slow", 3, is_counted=True)
+
+    assert [(loss.events, loss.is_repeated) for loss in losses.take()] == [(4, False), (3, True)]

@@ -58,6 +58,7 @@ class Account:
         lines: How many, START and STOP included.
         calls: How many were entered.
         reported: Events that LOSS events count for this sink.
+        elsewhere: The same for each sink, and under None for all, without what is repeated.
         missing: Numbers that stand on no line, up to STOP or to the greatest.
         stop: The STOP event; None where the process was killed.
         open: Calls that were entered and not left, by span id.
@@ -74,6 +75,7 @@ class Account:
     open: dict[str, Call] = field(default_factory=dict)
     numbers: bytearray = field(default_factory=bytearray, repr=False)
     last_of: dict[str, int] = field(default_factory=dict, repr=False)
+    elsewhere: dict[str | None, int] = field(default_factory=dict, repr=False)
 
     @property
     def lost(self) -> int:
@@ -178,8 +180,10 @@ class _File:
             self._enter(account, event, place)
         elif kind in ("EXIT", "EXCEPTION"):
             self._leave(account, event, place)
-        elif kind == "LOSS" and event["sink"] in (None, self._sink):
-            account.reported += event["events"]
+        elif kind == "LOSS":
+            of, events = event["sink"], event["events"]
+            account.reported += events if of in (None, self._sink) else 0
+            account.elsewhere[of] = account.elsewhere.get(of, 0) + (0 if event["repeated"] else events)
         elif kind == "STOP":
             account.stop = event
 
@@ -250,6 +254,12 @@ def _balance(account: Account, sink: str, audit: Audit, *, ended: bool) -> None:
     want("STOP has delivered", delivered, "lines before it are", account.lines - 1)
     want("STOP has lost and discarded", lost + discarded, "missing are", account.missing)
     want("LOSS and discarded are", account.reported + discarded, "missing are", account.missing)
+    for other, events in stop["lost"].items():
+        told = account.elsewhere.get(None, 0) + account.elsewhere.get(other, 0)
+        if told > events and other != sink:
+            audit.add(
+                account.place, f"process {account.pid}: LOSS events of {other} are {told}, STOP has lost {events}"
+            )
     if len(account.open) > stop["openCalls"]:
         some = list(account.open)[:3]
         audit.add(account.place, f"process {account.pid}: {len(account.open)} calls are never left, such as {some}")

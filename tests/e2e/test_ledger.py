@@ -23,16 +23,21 @@ ENTER: Event = {"event": "ENTER", **CALL, "spanId": "a", "seq": 1}
 EXIT: Event = {"event": "EXIT", **CALL, "spanId": "a", "seq": 2}
 
 
-def stop(seq: int, *, lost: int = 0, discarded: int = 0, open_calls: int = 0, pid: int = 1) -> Event:
-    """A STOP with this number, of a process whose START has the number 0."""
-    totals = {"recorded": seq, "delivered": {"file": seq - lost - discarded}, "lost": {"file": lost}}
+def stop(
+    seq: int, *, lost: int = 0, lost_elsewhere: int = 0, discarded: int = 0, open_calls: int = 0, pid: int = 1
+) -> Event:
+    """A STOP with this number, of a process whose START has the number 0; with a second sink, if that has lost any."""
+    of_sinks = {"file": lost} | ({"http": lost_elsewhere} if lost_elsewhere else {})
+    delivered = {name: seq - events - discarded for name, events in of_sinks.items()}
+    totals = {"recorded": seq, "delivered": delivered, "lost": of_sinks}
     rest = {"discardedEvents": discarded, "openCalls": open_calls}
     return {"event": "STOP", "thread": "9", "seq": seq, "pid": pid, **totals, **rest}
 
 
-def loss(seq: int, events: int, *, sink: str | None = None) -> Event:
+def loss(seq: int, events: int, *, sink: str | None = None, repeated: bool = False) -> Event:
     """A LOSS."""
-    return {"event": "LOSS", "thread": "9", "sink": sink, "events": events, "seq": seq, "pid": 1}
+    said = {"sink": sink, "events": events, "repeated": repeated}
+    return {"event": "LOSS", "thread": "9", **said, "seq": seq, "pid": 1}
 
 
 def lines(*events: Event) -> list[bytes]:
@@ -64,6 +69,13 @@ def test_loss_that_is_counted_is_balanced() -> None:
     assert result.accounts[0].missing == 2
 
 
+def test_loss_of_another_sink_that_is_repeated_counts_once() -> None:
+    """It did not reach that sink the first time, and was heard here both times."""
+    first, second = loss(3, 2, sink="http"), loss(4, 2, sink="http", repeated=True)
+
+    assert audited(START, ENTER, EXIT, first, second, stop(5, lost_elsewhere=3)).problems == []
+
+
 @pytest.mark.parametrize(
     ("events", "problem"),
     [
@@ -77,6 +89,10 @@ def test_loss_that_is_counted_is_balanced() -> None:
         (
             [START, ENTER, EXIT, loss(5, 2, sink="http"), stop(6, lost=2)],
             "f:1: process 1: LOSS and discarded are 0, missing are 2",
+        ),
+        (
+            [START, ENTER, EXIT, loss(3, 2, sink="http"), loss(4, 2, sink="http"), stop(5, lost_elsewhere=3)],
+            "f:1: process 1: LOSS events of http are 4, STOP has lost 3",
         ),
         ([START, ENTER, stop(3), EXIT], "f:4: EXIT 2 of process 1 comes after its STOP"),
         (

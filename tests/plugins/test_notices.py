@@ -42,6 +42,10 @@ def attach(module: str, traced: int, left: int = 0) -> dict[str, Any]:
             ("warning", "▲ lost 1,200 events for sink http: the sink is too slow"),
         ),
         (
+            [{"event": "LOSS", "events": 2, "sink": None, "reason": "the queue is full", "repeated": True}],
+            ("warning", "▲ lost 2 events: the queue is full (said again)"),
+        ),
+        (
             [{"event": "STOP", "recorded": 1204, "lost": {"stdout": 0, "http": 3}}],
             ("warning", "■ stopped · 1,204 events, 3 lost"),
         ),
