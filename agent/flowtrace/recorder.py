@@ -29,7 +29,7 @@ from flowtrace.introspection import module_of, traceback_of
 from flowtrace.tracecontext import Remote
 from flowtrace.typed import Any, NamedTuple, Protocol, TypeAlias
 from flowtrace.unpatched import _thread, chance, new_chances, time
-from flowtrace.values import PLAIN_INT, Scalars
+from flowtrace.values import LOST_EXCEPTION, LOST_MEMORY_ERROR, LOST_RECURSION_ERROR, PLAIN_INT, Scalars
 
 Current: TypeAlias = "tuple[int | str, int | str] | tuple[Entry, None]"
 Flow: TypeAlias = tuple[Any, ...]
@@ -54,7 +54,7 @@ class Encodes(Protocol):
         """What the call returned, as JSON."""
 
     def exception(self, error: BaseException) -> bytes:
-        """Type, message and place of an exception, as a JSON object."""
+        """Type, message and place of an exception, as a JSON object; empty where that fails."""
 
     @property
     def scalar_arguments(self) -> Scalars | None:
@@ -457,10 +457,16 @@ class Recorder:
                     now = clock()
                     me.busy = True
                     if result is Raised and not ended:
-                        kind = EXCEPTION
+                        kind, payload = EXCEPTION, LOST_EXCEPTION
                         error = sys.exception()
+                        raised = type(error)
+                        if raised is RecursionError:  # for which there may be no stack, as for the other no memory
+                            payload = LOST_RECURSION_ERROR
+                        elif raised is MemoryError:
+                            payload = LOST_MEMORY_ERROR
                         text = _same_exception(me, error) or _new_exception(me, error, encode_exception)
-                        payload, size = text, len(text)  # both or neither
+                        if text:
+                            payload, size = text, len(text)  # both or neither
                     elif not takes_result:
                         payload = NOT_CAPTURED
                     elif result is not None and not ended and span >= state.first:
@@ -592,10 +598,9 @@ def _same_exception(me: Thread, error: BaseException | None) -> bytes | None:
 
 
 def _new_exception(me: Thread, error: BaseException | None, encode: Callable[[BaseException], bytes]) -> bytes:
-    if error is None:
-        return b"null"
-    payload = encode(error)
-    first = traceback_of(error)
+    """What is encoded for an exception; empty where that fails, so that the calls further out try again."""
+    payload = encode(error) if error is not None else b""
+    first = traceback_of(error) if payload else None
     me.raised = Unwinding(id(error), id(first), first.tb_frame.f_code, payload) if first else None
     return payload
 

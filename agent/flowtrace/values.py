@@ -39,6 +39,10 @@ from flowtrace.typed import Any, NamedTuple
 CYCLE = "<cycle>"
 UNCAPTURABLE = "<uncapturable>"
 CHANGED = "<changed while it was read>"  # another thread resized the dict or set
+# What stands for an exception that could not be captured; shorter than any `max_bytes`.
+LOST_EXCEPTION, LOST_RECURSION_ERROR, LOST_MEMORY_ERROR = (
+    dumps({"type": name, "message": "", "at": None}) for name in (UNCAPTURABLE, "RecursionError", "MemoryError")
+)
 
 _MARGIN = 256  # characters read beyond a cut, so that a secret across it is still recognised
 PLAIN_INT = 10**12  # from here on an int may be a card number, or too large for JSON
@@ -99,7 +103,7 @@ class Encoder:
     """Turns values into JSON text; shared by all threads.
 
     No method raises, except what was thrown into the thread from outside: a value that defeats them becomes
-    ``"<uncapturable>"`` and is counted in ``failures``.
+    ``"<uncapturable>"``, an exception nothing, and is counted in ``failures``.
 
     Args:
         limits: Bounds of what is recorded.
@@ -122,7 +126,6 @@ class Encoder:
         self._closed_path = [0] * limits.max_depth  # in a key nothing is opened
         self._lost_arguments = fit({"…": UNCAPTURABLE}, self._max_bytes)
         self._lost_result = fit(UNCAPTURABLE, self._max_bytes)
-        self._lost_exception = fit({"type": UNCAPTURABLE, "message": "", "at": None}, self._max_bytes)
         self._plain_names: set[str] = set()  # parameters that are known not to be secret
         self._plain_keys: set[int] = set()  # the same of keys, by their hashes
         self._shapes: dict[int, Shape] = {}
@@ -183,14 +186,17 @@ class Encoder:
         return self.result(value) if _holds_nothing(value) else fit(MARKER, self._max_bytes)
 
     def exception(self, error: BaseException) -> bytes:
-        """The exception as ``{"type", "message", "at"}``; ``at`` is the file and line that raised it, or null."""
+        """The exception as ``{"type", "message", "at"}``; ``at`` is the file and line that raised it, or null.
+
+        Empty where it cannot be captured, as for want of stack: another call that it leaves may have more.
+        """
         try:
             call = _Call(self._max_bytes)
             message = self._text(self._message(error, call), call)
             return self._json({"type": title_of(type(error)), "message": message, "at": raised_at(error)})
         except _OWN_FAILURES:
             self.failures += 1
-            return self._lost_exception
+            return b""
 
     def _room(self, names: tuple[str, ...]) -> int:
         is_pair = any(name in _NAME for name in names)  # as in set_header(name="Authorization", value="…")

@@ -22,7 +22,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flowtrace import recorder as recorder_module
-from flowtrace.events import ENTER, EXIT, Described, Ids, Lines
+from flowtrace.events import ENTER, EXCEPTION, EXIT, Described, Ids, Lines
 from flowtrace.recorder import CALL_BYTES, RECORD_BYTES, SCALAR_BYTES, SKIPPED, Entry, Functions, Recorder, Target
 from flowtrace.redaction import Redactor
 from flowtrace.tracecontext import Remote
@@ -212,6 +212,47 @@ def test_endless_recursion_ends_as_untraced() -> None:
 
     assert all(len(span.ends) == 1 for span in engine.spans())
     assert engine.here() is None
+
+
+def test_endless_recursion_is_told_with_message_and_place() -> None:
+    """By each call that it leaves, as soon as there is stack enough; by the few further in, with its type."""
+    engine = Engine(encoder=Encoder(limits=Limits(), redactor=Redactor()))
+    engine.recorder.state.strict = False
+    module = engine.load(DEEP)
+
+    with pytest.raises(RecursionError) as caught:
+        module.endless()
+
+    told = [json.loads(record[8]) for record in engine.recorder.queue if record[0] == EXCEPTION]
+    whole = {"type": "RecursionError", "message": str(caught.value), "at": "m.py:4"}
+    lost = told.index(whole)
+    assert told[:lost] == [{"type": "RecursionError", "message": "", "at": None}] * lost
+    assert told[lost:] == [whole] * (len(told) - lost)
+    assert 0 < lost < 20 < len(told)
+    assert sum(record[-1] for record in engine.recorder.queue) == engine.recorder.state.queued_bytes
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [("RecursionError", "RecursionError"), ("MemoryError", "MemoryError"), ("KeyError", "<uncapturable>")],
+)
+def test_an_exception_that_cannot_be_captured_is_tried_again_further_out(error: str, told: str) -> None:
+    """What stands for it is an object, with its type where that needs nothing, and it is not taken for what it says."""
+    tries = itertools.count()
+
+    class Recovers(Shown):
+        def exception(self, error: BaseException) -> bytes:
+            return super().exception(error) if next(tries) >= 2 else b""
+
+    engine = Engine(encoder=Recovers())
+    module = engine.load(f"def down(n):\n  if n: down(n - 1)\n  else: raise {error}(n)\n")
+
+    with pytest.raises((RecursionError, MemoryError, KeyError)):
+        module.down(4)
+
+    lost = {"type": told, "message": "", "at": None}
+    assert [json.loads(span.end[8]) for span in engine.spans()] == [f"{error}tuple(0)"] * 3 + [lost] * 2
+    assert next(tries) == 3
 
 
 @given(tree=trees, room=st.integers(0, 20))
@@ -424,6 +465,8 @@ def test_failures_of_the_agent_are_swallowed(where: str, error: type[Exception])
     assert module.CALLED == [1, 2]
     assert caught.value.__context__ is None
     assert all(len(span.ends) == 1 for span in engine.spans())
+    if where == "exception":
+        assert json.loads(engine.spans()[-1].end[8]) == {"type": "<uncapturable>", "message": "", "at": None}
     assert engine.recorder.state.failures in (1, 2)
     assert engine.here() is None
     assert engine.recorder.thread().busy is False
