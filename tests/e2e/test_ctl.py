@@ -206,7 +206,7 @@ def test_bad_configuration_keeps_the_old_one(write: Write, start: Start) -> None
     ended = running.stop()
 
     said = "service: cannot be changed without a restart; the old configuration stays\n"
-    assert (refused.returncode, refused.stderr) == (1, said)
+    assert (refused.returncode, refused.stderr) == (1, f"flowtrace ctl: {said}")
     assert f"flowtrace: pid {running.pid}: reload: {said}" in ended.stderr
     harness.check_conservation(ended.events)
 

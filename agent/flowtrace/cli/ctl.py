@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 from flowtrace.cli.configuration import resolve
 from flowtrace.cli.run import ENVIRONMENT_VARIABLE
+from flowtrace.cli.source import working_directory
 from flowtrace.config import handed_on
 from flowtrace.control import Answer, Command, Origin, Request, answer_path, from_text, read, request_path, write
 from flowtrace.errors import FlowtraceError
@@ -32,7 +33,10 @@ class NoAnswer(Exception):
 
 def main(argv: Sequence[str]) -> int:
     """Ask, and say what was answered: 0 done, 1 refused, 2 a mistake, 3 the process does not answer."""
-    options = _parser().parse_args(argv)
+    parser = _parser()
+    options = parser.parse_args(argv)
+    if options.command != "reload" and (options.config is not None or options.sets):
+        parser.error(f"--config and --set belong to reload; {options.command} takes neither")
     process = Process(options.pid, options.timeout)
     try:
         request = _reload(process, options) if options.command == "reload" else _request(options.command)
@@ -40,8 +44,11 @@ def main(argv: Sequence[str]) -> int:
     except NoAnswer as error:
         print(f"flowtrace ctl: {error}", file=sys.stderr)
         return NOT_TRACED
-    print(answer.text, file=sys.stdout if answer.ok else sys.stderr)
-    return 0 if answer.ok else REFUSED
+    if not answer.ok:
+        print(f"flowtrace ctl: {answer.text}", file=sys.stderr)
+        return REFUSED
+    print(answer.text)
+    return 0
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -61,7 +68,7 @@ def _parser() -> argparse.ArgumentParser:
         "--set", metavar="KEY=VALUE", action="append", default=[], dest="sets", help="with reload: set one key of it"
     )
     parser.add_argument(
-        "--timeout", metavar="SECONDS", type=float, default=10.0, help="how long to wait for the answer"
+        "--timeout", metavar="SECONDS", type=_seconds, default=10.0, help="how long to wait for the answer; default: 10"
     )
     return parser
 
@@ -70,6 +77,16 @@ def _pid(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:  # 0 and less are groups of processes
         raise argparse.ArgumentTypeError(f"{text!r} is not the number of a process")
     return int(text)
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not seconds > 0:  # as it is for nan
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds above 0, such as 10 or 0.5")
+    return seconds
 
 
 def _request(command: Command) -> Request:
@@ -85,12 +102,16 @@ def _reload(process: Process, options: argparse.Namespace) -> Request:
     origin = from_text(process.ask(_request("origin")).text, Origin)
     if origin is None:
         raise FlowtraceError(f"process {process.pid} has another version of flowtrace; restart it to reload")
-    file = os.path.abspath(options.config) if options.config is not None else origin.file
+    file = origin.file if options.config is None else _absolute(options.config)
     try:
         resolved = resolve(file, [*origin.sets, *options.sets], process.environment(), origin.project)
     except FlowtraceError as error:
         raise FlowtraceError(f"{error}; the old configuration stays") from error
     return _request("reload")._replace(resolved=handed_on(resolved))
+
+
+def _absolute(file: str) -> str:
+    return file and os.path.normpath(os.path.join(working_directory(os.environ), file))
 
 
 class Process:

@@ -109,7 +109,7 @@ def test_command_is_carried_out(command: str, process: Process, ctl: Ctl) -> Non
 def test_refusal_is_said(process: Process, ctl: Ctl) -> None:
     """What the process refuses is one line on stderr and status 1."""
     process.refuses = "sinks: cannot be changed"
-    assert ctl("off") == (1, "", "sinks: cannot be changed\n")
+    assert ctl("off") == (1, "", "flowtrace ctl: sinks: cannot be changed\n")
 
 
 def test_many_ask_at_once(process: Process, ctl: Ctl) -> None:
@@ -206,6 +206,36 @@ def test_what_is_no_process_is_refused(pid: str, ctl: Ctl, capsys: pytest.Captur
     assert capsys.readouterr().err
 
 
+@pytest.mark.parametrize("seconds", ["x", "-5", "0", "nan", "1s", ""])
+def test_timeout_that_is_no_time_is_refused(seconds: str, ctl: Ctl, capsys: pytest.CaptureFixture[str]) -> None:
+    """The line names the value and what to write."""
+    with pytest.raises(SystemExit) as ended:
+        ctl("off", "--timeout", seconds)
+    assert ended.value.code == 2
+    said = f"argument --timeout: {seconds!r} is not a number of seconds above 0, such as 10 or 0.5\n"
+    assert capsys.readouterr().err.endswith(said)
+
+
+def test_help_says_how_long_is_waited(ctl: Ctl, capsys: pytest.CaptureFixture[str]) -> None:
+    """Who is to choose a timeout sees the one that there is."""
+    with pytest.raises(SystemExit):
+        ctl("--help")
+    assert "default: 10\n" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("option", ["--config=flowtrace.yaml", "--set=a=b"])
+@pytest.mark.parametrize("command", ["off", "on", "status"])
+def test_options_of_reload_are_refused_elsewhere(
+    command: str, option: str, process: Process, ctl: Ctl, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What would have no effect is a mistake, and nothing is asked."""
+    with pytest.raises(SystemExit) as ended:
+        ctl(command, option)
+    assert ended.value.code == 2
+    assert capsys.readouterr().err.endswith(f"--config and --set belong to reload; {command} takes neither\n")
+    assert process.asked == []
+
+
 # -- reload ----------------------------------------------------------------------------------------------------------
 
 
@@ -243,6 +273,12 @@ def test_another_file_may_be_named(process: Process, ctl: Ctl, tmp_path: Path, m
 
     assert sent(process).directory == str(tmp_path / "here")
     assert sent(process).config.service == "shop"
+
+
+def test_no_file_is_no_folder(process: Process, ctl: Ctl) -> None:
+    """``--config "$UNSET"`` does not mean the folder in which ctl is called."""
+    said = "flowtrace ctl: --config: names no file; write --config FILE; the old configuration stays\n"
+    assert ctl("reload", "--config", "") == (2, "", said)
 
 
 def test_variables_are_those_of_the_process(folder: Path, ctl: Ctl, tmp_path: Path) -> None:
