@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import signal
 import sys
 from collections.abc import Callable, Sequence
@@ -198,6 +199,100 @@ def test_stream_that_the_agent_does_not_write_to_stays_empty(write: Write, run_t
     assert (ended.stdout, ended.stderr) == ("", "")
 
 
+# -- where it is started ---------------------------------------------------------------------------------------------
+
+SURROUNDINGS = """
+    import os, sys
+    def seen(): return [sys.stdin is None, sys.stdout is None, sys.stderr is None, os.path.exists(".")]
+    with open(sys.argv[1], "w") as file: print(seen(), file=file)
+    sys.exit(5)
+    """
+
+PLACES = {  # in which a shell starts the launcher
+    "stdin is closed": "exec {command} <&-",
+    "stdout is closed": "exec {command} >&-",
+    "stderr is closed": "exec {command} 2>&-",
+    "no standard streams": "exec {command} <&- >&- 2>&-",
+    "the working directory is deleted": "mkdir gone && cd gone && rmdir ../gone && exec {command}",
+    "it is deleted, without PWD": "mkdir gone && cd gone && rmdir ../gone && unset PWD && exec {command}",
+}
+
+
+def started_in(place: str, *command: str | Path) -> list[str]:
+    """A shell's command for one of the places."""
+    return ["/bin/sh", "-c", PLACES[place].format(command=shlex.join(map(str, command)))]
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_launcher_starts_wherever_it_is_started(place: str, tmp_path: Path, write: Write, run_plain: Run) -> None:
+    """What Python runs with closed streams or in a deleted folder runs traced, and sees the same."""  # fault P12
+    app = write("app.py", SURROUNDINGS)
+    sink = {"type": "file", "path": "traces/{pid}.jsonl"}  # beside the configuration
+    config = write("config.yaml", json.dumps({"targets": [{"modules": ["__main__"]}], "sinks": [sink]}))
+    launch = [*harness.launcher(), "--quiet", "--config", config]
+
+    traced = run_plain(started_in(place, *launch, sys.executable, app, tmp_path / "traced"))
+    plain = run_plain(started_in(place, sys.executable, app, tmp_path / "plain"))
+
+    assert (traced.returncode, traced.stdout, traced.stderr) == (5, "", "")
+    assert (plain.returncode, plain.stdout, plain.stderr) == (5, "", "")
+    assert (tmp_path / "traced").read_text() == (tmp_path / "plain").read_text()
+    assert traced.calls == ["__main__.seen"]
+    harness.check_conservation(traced.events)
+
+
+DELETED = [place for place in PLACES if "deleted" in place]
+
+
+@pytest.mark.parametrize("place", DELETED)
+def test_deleted_folder_needs_no_configuration(place: str, tmp_path: Path, write: Write, run_plain: Run) -> None:
+    """The defaults find nothing below it to trace, and the program runs."""
+    app = write("app.py", SURROUNDINGS)
+    ended = run_plain(started_in(place, *harness.launcher(), sys.executable, app, tmp_path / "seen"))
+    assert (ended.returncode, ended.stdout, "Traceback" in ended.stderr) == (5, "", False)
+    assert "no target was imported here" in ended.stderr
+    assert (tmp_path / "seen").exists()
+
+
+@pytest.mark.parametrize("place", DELETED)
+def test_relative_configuration_in_a_deleted_folder(place: str, tmp_path: Path, write: Write, run_plain: Run) -> None:
+    """It cannot be found: one line says why and what to write, and the program is not started."""
+    app = write("app.py", SURROUNDINGS)
+    launch = [*harness.launcher(), "--config", "../config.yaml"]
+    ended = run_plain(started_in(place, *launch, sys.executable, app, tmp_path / "seen"))
+    problem = "cannot be read: the working directory is deleted; name the file by its whole path"
+    assert (ended.returncode, ended.stderr) == (2, f"flowtrace-run: ../config.yaml: {problem}\n")
+    assert not (tmp_path / "seen").exists()
+
+
+@pytest.mark.parametrize("place", DELETED)
+def test_relative_sink_in_a_deleted_folder(place: str, tmp_path: Path, write: Write, run_plain: Run) -> None:
+    """One line says that it cannot be opened there; the program runs, and the folder is not made anew."""
+    app = write("app.py", SURROUNDINGS)
+    launch = [*harness.launcher(), "--quiet", "--set", "sinks=[{type: file, path: traces/calls.jsonl}]"]
+    ended = run_plain(started_in(place, *launch, sys.executable, app, tmp_path / "seen"))
+    problem, *_ = ended.stderr.splitlines()
+    assert ended.returncode == 5
+    assert re.match(r"flowtrace: sink file: cannot open /dev/null/deleted/.*traces/calls\.jsonl: ", problem)
+    assert "Traceback" not in ended.stderr
+    assert not list(tmp_path.rglob("calls.jsonl"))
+
+
+@pytest.mark.parametrize("closed", ["2>&-", ">&- 2>&-"])
+def test_mistake_is_not_said_on_stdout(closed: str, run_plain: Run) -> None:
+    """Where stderr is closed, the status alone tells: stdout is the program's."""
+    ended = run_plain(["/bin/sh", "-c", f"{shlex.join(harness.launcher())} no-such-command {closed}"])
+    assert (ended.returncode, ended.stdout, ended.stderr) == (127, "", "")
+
+
+def test_distrust_is_not_said_on_stdout(tmp_path: Path, write: Write, run_plain: Run) -> None:
+    """Nor is that a configuration was passed over."""
+    write("flowtrace.yaml", "{}").chmod(0o666)
+    program = [*harness.launcher(), sys.executable, "-c", "print(1)"]
+    ended = run_plain(["/bin/sh", "-c", f"{shlex.join(program)} 2>&-"])
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, "1\n", "")
+
+
 # -- what cannot be run ----------------------------------------------------------------------------------------------
 
 
@@ -296,7 +391,7 @@ def test_set_changes_a_key(write: Write, run_traced: Run) -> None:
     assert [event["args"] for event in ended.events if event["event"] == "ENTER"] == [None]
 
 
-@pytest.mark.parametrize("value", ["0", "false", "no", "off"])
+@pytest.mark.parametrize("value", ["0", "false", "no", "off", "FALSE"])
 def test_enabled_0_runs_the_program_untraced(value: str, write: Write, run_traced: Run) -> None:
     """``FLOWTRACE_ENABLED=0`` leaves no trace, not even in the environment."""
     write(

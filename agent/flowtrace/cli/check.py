@@ -18,6 +18,7 @@ import msgspec
 
 from flowtrace.announcement import plural
 from flowtrace.cli.configuration import resolve
+from flowtrace.cli.source import DELETED, working_directory
 from flowtrace.cli.survey import Matches, Module, survey
 from flowtrace.errors import FlowtraceError
 
@@ -27,7 +28,9 @@ NOTHING_MATCHED = 1
 def main(argv: Sequence[str]) -> int:
     """Print the report; 1 where a rule matches nothing, or a function that was expected was not attached."""
     options = _parser().parse_args(argv)
-    cwd = os.getcwd()
+    cwd = working_directory(os.environ)
+    if cwd.startswith(DELETED):
+        raise FlowtraceError("the working directory is deleted; change into the folder of the project")
     resolved = resolve(options.config, options.sets, os.environ, cwd)
     report = survey(resolved.config, project=resolved.project, path=sys.path[0 if sys.flags.safe_path else 1 :])
     if options.files:

@@ -1,4 +1,4 @@
-"""``flowtrace``: the command that looks at configurations and traces; each subcommand is a module of its own."""
+"""``flowtrace``: checks configurations and controls what is traced; each subcommand is a module of its own."""
 
 from __future__ import annotations
 
@@ -21,9 +21,10 @@ COMMANDS = {
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line ``argv`` and return the exit status: 0, or 2 for a mistake of the user's."""
+    _replace_closed_streams()
     parser = argparse.ArgumentParser(
         prog="flowtrace",
-        description="Looks at flowtrace configurations. To trace a program: flowtrace-run COMMAND...",
+        description="Checks configurations and controls traced processes. To trace a program: flowtrace-run COMMAND...",
         epilog="commands:\n" + "\n".join(f"  {name:10}{what}" for name, what in COMMANDS.items()),
         formatter_class=argparse.RawDescriptionHelpFormatter,
         usage="flowtrace COMMAND [options]",
@@ -32,6 +33,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("command", metavar="COMMAND", choices=COMMANDS, help=argparse.SUPPRESS)
     parser.add_argument("arguments", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
     argv = list(sys.argv[1:] if argv is None else argv)
+    if not argv:
+        parser.error(f"no COMMAND; write one of {', '.join(COMMANDS)}")
     options = parser.parse_args(argv)
     arguments = argv[argv.index(options.command) + 1 :]  # argparse would take a `--` away
     command = importlib.import_module(f"flowtrace.cli.{options.command}")
@@ -49,3 +52,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"flowtrace {options.command}: {error.strerror or error}", file=sys.stderr)
         return 2
     return status
+
+
+def _replace_closed_streams() -> None:
+    """Let what is said on a closed descriptor go nowhere: Python has None for it, and `print` takes stdout for that."""
+    sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115  (as long as the process lives)
+    sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from flowtrace.cli.configuration import resolve
+from flowtrace.cli.source import working_directory
 from flowtrace.config import Redact
 from flowtrace.errors import ConfigError
 from flowtrace.redaction import MARKER, MAX_TEXT, Redactor
@@ -30,7 +31,7 @@ _ALL = Limits(max_depth=32, max_items=100_000, max_string=MAX_TEXT, max_bytes=16
 def main(argv: Sequence[str]) -> int:
     """Print the value as it would be recorded and, if asked to, the rules that hide parts of it; returns 0."""
     options = _parser().parse_args(argv)
-    config = resolve(options.config, options.sets, os.environ, os.getcwd()).config
+    config = resolve(options.config, options.sets, os.environ, working_directory(os.environ)).config
     for value in _from_stdin() if options.value == "-" else [options.value]:
         lines = _report(value, config.redact, explained=options.explain)
         print("\n".join(lines).encode("utf-8", "replace").decode())

@@ -14,6 +14,7 @@ import sys
 from _imp import source_hash  # which Python names the contents of source files by: to import hashlib takes 3 ms
 
 from flowtrace import __version__
+from flowtrace.cli.source import is_on
 from flowtrace.entrypoints import BUILTIN, entry_points
 
 TYPE_CHECKING = False  # typing takes 2 ms to import
@@ -35,14 +36,17 @@ class Resolutions:
 
     Args:
         environ: Says where they are: in ``XDG_CACHE_HOME``, by default ``~/.cache``; ``FLOWTRACE_CACHE=0``: nowhere.
+
+    Raises:
+        ConfigError: ``FLOWTRACE_CACHE`` says neither on nor off.
     """
 
     def __init__(self, environ: Mapping[str, str]) -> None:
         caches = environ.get("XDG_CACHE_HOME", "")
         if not os.path.isabs(caches):  # the specification of XDG: such a path is to be ignored
             caches = os.path.join(environ.get("HOME", ""), ".cache")
-        is_on = environ.get(VARIABLE, "1") not in ("0", "false", "no", "off") and hasattr(os, "geteuid")
-        self._folder = os.path.join(caches, "flowtrace") if is_on and os.path.isabs(caches) else None
+        is_kept = is_on(VARIABLE, environ) and hasattr(os, "geteuid")
+        self._folder = os.path.join(caches, "flowtrace") if is_kept and os.path.isabs(caches) else None
 
     def get(self, source: Source) -> str | None:
         """What a source came to, as `flowtrace.config.handed_on` gives it; None if that is not known."""

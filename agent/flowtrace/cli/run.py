@@ -9,7 +9,7 @@ import os
 import sys
 
 from flowtrace.cli.resolutions import Resolutions
-from flowtrace.cli.source import find
+from flowtrace.cli.source import find, is_on, working_directory
 from flowtrace.errors import FlowtraceError
 
 TYPE_CHECKING = False  # typing takes 2 ms to import, and argparse, which only help and mistakes need, 8 ms
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from flowtrace.cli.source import Source
 
 ENVIRONMENT_VARIABLE = "FLOWTRACE_RESOLVED"  # hands `flowtrace.settings` on, from the launcher to the traced process
+
+ENABLED_VARIABLE = "FLOWTRACE_ENABLED"
 
 USAGE_ERROR, NOT_EXECUTABLE, NOT_FOUND = 2, 126, 127  # the last two as shells have them
 
@@ -45,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
     try:
         command = resolve_command(command, os.environ)
         environ = dict(os.environ)
-        if environ.get("FLOWTRACE_ENABLED", "1") not in ("0", "false", "no", "off"):
+        if is_on(ENABLED_VARIABLE, environ):
             environ = _traced(environ, options)
     except FlowtraceError as error:
         _fail(str(error), USAGE_ERROR)
@@ -148,7 +150,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _traced(environ: dict[str, str], options: Options) -> dict[str, str]:
     """The environment in which Python starts traced: our ``sitecustomize`` first, and the configuration."""
-    source = find(options.config, environ, os.getcwd())
+    source = find(options.config, environ, working_directory(environ))
     path = environ.get("PYTHONPATH")
     environ[ENVIRONMENT_VARIABLE] = started(_resolution(source, options.sets, environ), quiet=options.quiet)
     environ["PYTHONPATH"] = os.pathsep.join([BOOT, path] if path else [BOOT])
@@ -176,7 +178,8 @@ def started(resolution: str, *, quiet: bool) -> str:
 
 
 def _become(command: list[str], environ: dict[str, str]) -> NoReturn:
-    sys.stdout.flush()
+    if sys.stdout is not None:  # Python's word for a descriptor that is closed
+        sys.stdout.flush()
     try:
         os.execve(command[0], command, environ)
     except FileNotFoundError:
@@ -186,7 +189,8 @@ def _become(command: list[str], environ: dict[str, str]) -> NoReturn:
 
 
 def _fail(problem: str, status: int) -> NoReturn:
-    print(f"flowtrace-run: {problem}", file=sys.stderr)
+    if sys.stderr is not None:  # else `print` would take stdout
+        print(f"flowtrace-run: {problem}", file=sys.stderr)
     raise SystemExit(status)
 
 

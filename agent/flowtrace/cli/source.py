@@ -19,6 +19,10 @@ FILE_NAME = "flowtrace.yaml"
 FILE_VARIABLE = "FLOWTRACE_CONFIG"
 MAX_BYTES = 2**20
 
+ON, OFF = ("1", "true", "yes", "on"), ("0", "false", "no", "off")
+
+DELETED = os.path.join(os.devnull, "deleted")  # nothing lies below it, and nothing can be made there
+
 
 class Source:
     """A configuration as it was found.
@@ -52,7 +56,29 @@ class Source:
 
 
 def _warn(line: str) -> None:
-    print(f"flowtrace: {line}", file=sys.stderr)
+    if sys.stderr is not None:  # else `print` would take stdout, which is the program's
+        print(f"flowtrace: {line}", file=sys.stderr)
+
+
+def is_on(variable: str, environ: Mapping[str, str]) -> bool:
+    """Whether a switch of the environment is on, as it is where it is unset or empty.
+
+    Raises:
+        ConfigError: it says neither on nor off.
+    """
+    text = environ.get(variable) or ON[0]
+    if text.lower() not in ON + OFF:
+        problem = f"{text[:60]!r} is neither on nor off; write one of {', '.join(ON)} or {', '.join(OFF)}"
+        raise ConfigError(problem, place=variable)
+    return text.lower() in ON
+
+
+def working_directory(environ: Mapping[str, str]) -> str:
+    """The working directory; where it is deleted, a path in `DELETED` that ends with the name that it had."""
+    try:
+        return os.getcwd()
+    except FileNotFoundError:
+        return os.path.join(DELETED, os.path.basename(environ.get("PWD", "").rstrip(os.sep)))
 
 
 def find(
@@ -67,8 +93,10 @@ def find(
         warn: Takes the line that says why a file that was found is not used.
 
     Raises:
-        ConfigError: the file that was named cannot be read, or is too large to be one.
+        ConfigError: the file that was named cannot be read, or is too large to be one; or none was named.
     """
+    if config_path == "":
+        raise ConfigError("names no file; write --config FILE", place="--config")
     named = config_path if config_path is not None else environ.get(FILE_VARIABLE) or None
     return Source(named if named is not None else _found(cwd, warn), is_named=named is not None, cwd=cwd)
 
@@ -108,6 +136,8 @@ def _data(path: str, place: str) -> bytes:
             data = file.read(MAX_BYTES + 1)
     except OSError as error:
         problem = f"cannot be read: {error.strerror}; name another file with --config or {FILE_VARIABLE}"
+        if path.startswith(DELETED):
+            problem = "cannot be read: the working directory is deleted; name the file by its whole path"
         raise ConfigError(problem, place=place) from None
     if len(data) > MAX_BYTES:
         raise ConfigError("is larger than 1 MiB; name a file that holds a config", place=place)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flowtrace.cli import configuration
@@ -274,6 +274,7 @@ def test_tags_run_nothing(resolved: Resolve, tmp_path: Path) -> None:
 
 
 @given(st.binary(max_size=200) | st.text(max_size=200).map(lambda text: text.encode("utf-8", "surrogatepass")))
+@settings(deadline=None)  # a loaded machine takes its time
 def test_any_bytes_are_data_or_one_error(tmp_path_factory: pytest.TempPathFactory, data: bytes) -> None:
     """Whatever the file holds, there is a config or one line, never a traceback."""  # fault F1
     directory = tmp_path_factory.getbasetemp()

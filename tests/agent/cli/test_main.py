@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -10,6 +13,8 @@ from flowtrace import __version__
 from flowtrace.cli import main as command
 from flowtrace.cli import schema
 from flowtrace.errors import ConfigError
+
+Capture = pytest.CaptureFixture[str]
 
 
 @pytest.mark.parametrize("name", command.COMMANDS)
@@ -45,6 +50,52 @@ def test_error_of_a_subcommand_is_one_line(monkeypatch: pytest.MonkeyPatch, caps
     monkeypatch.setattr(schema, "main", fail)
     assert command.main(["schema"]) == 2
     assert capsys.readouterr().err == "flowtrace schema: flowtrace.yaml: sampling.rate: expected a number\n"
+
+
+def test_missing_subcommand_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    """``flowtrace`` alone says what may follow."""
+    with pytest.raises(SystemExit):
+        command.main([])
+    assert capsys.readouterr().err.endswith("flowtrace: error: no COMMAND; write one of check, ctl, redact, schema\n")
+
+
+CLOSED = {  # descriptors that a shell closes, and whether what is said on stderr is seen
+    ">&-": True,
+    "2>&-": False,
+    "<&- >&- 2>&-": False,
+}
+
+
+@pytest.mark.parametrize("closed", CLOSED)
+@pytest.mark.parametrize(
+    ("argv", "status", "said"),
+    [
+        ("schema", 0, ""),
+        ("check", 0, ""),
+        (f"ctl {2**22 + 1} status", 3, f"flowtrace ctl: there is no process {2**22 + 1}\n"),
+        ("check --config none.yaml", 2, "flowtrace check: none.yaml: cannot be read: No such file or directory; "),
+    ],
+)
+def test_closed_stream_changes_no_status(argv: str, status: int, said: str, closed: str, tmp_path: Path) -> None:
+    """What would be said there is said nowhere, and not on the other stream; the status is as ever."""
+    (tmp_path / "app.py").write_text("def f(): pass\n")
+    launch = f"{sys.executable} -Pc 'import sys; from flowtrace.cli.main import main; sys.exit(main())'"
+    shell = ["/bin/sh", "-c", f"{launch} {argv} {closed}"]
+    ended = subprocess.run(shell, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert ended.returncode == status
+    assert ended.stderr.startswith(said) if CLOSED[closed] else not ended.stderr
+    assert bool(ended.stdout) == (not said and closed == "2>&-")
+
+
+def test_deleted_working_directory_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:
+    """``flowtrace check`` says what is missing, and what to do."""
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    assert command.main(["check"]) == 2
+    assert capsys.readouterr().err == (
+        "flowtrace check: the working directory is deleted; change into the folder of the project\n"
+    )
 
 
 @pytest.mark.parametrize("argv", [[], ["shcema"], ["--no-such-option"]])

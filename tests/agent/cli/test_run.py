@@ -126,11 +126,18 @@ def test_options_behind_the_command_are_the_commands(folder: Path) -> None:
     assert launched(*rest).command[1:] == rest
 
 
-@pytest.mark.parametrize("value", ["0", "false", "no", "off"])
+@pytest.mark.parametrize("value", ["0", "false", "no", "off", "FALSE", "False", "Off"])
 def test_disabled_launcher_changes_nothing(value: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """``FLOWTRACE_ENABLED=0`` becomes the command with the environment as it was, and reads no configuration."""
     monkeypatch.setenv("FLOWTRACE_ENABLED", value)
     assert launched("--config", "missing.yaml", sys.executable).environ == dict(os.environ)
+
+
+@pytest.mark.parametrize("value", ["", "1", "true", "YES", "On"])
+def test_enabled_launcher_traces(value: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """``FLOWTRACE_ENABLED=1`` is what goes without saying, and so is an empty value."""
+    monkeypatch.setenv("FLOWTRACE_ENABLED", value)
+    assert ENVIRONMENT_VARIABLE in launched(sys.executable).environ
 
 
 # -- mistakes --------------------------------------------------------------------------------------------------------
@@ -153,6 +160,28 @@ def test_bad_configuration_gives_2_and_one_line(folder: Path, capsys: pytest.Cap
     assert exit_.value.code == 2
     assert error.startswith("flowtrace-run: --set: sampling.rate: ")
     assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize("variable", ["FLOWTRACE_ENABLED", "FLOWTRACE_CACHE"])
+@pytest.mark.parametrize("value", ["2", "flase", " ", "n\no", "\udcff"])
+def test_switch_that_says_neither_on_nor_off_gives_2(
+    value: str, variable: str, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One line names the variable, its value and what to write."""
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(SystemExit) as exit_:
+        run.main([sys.executable])
+    choice = "is neither on nor off; write one of 1, true, yes, on or 0, false, no, off"
+    assert exit_.value.code == 2
+    assert capsys.readouterr().err == f"flowtrace-run: {variable}: {value!r} {choice}\n"
+
+
+def test_config_that_names_nothing_gives_2(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """``--config "$UNSET"`` says that no file is named, not that some directory is one."""
+    with pytest.raises(SystemExit) as exit_:
+        run.main(["--config", "", sys.executable])
+    assert exit_.value.code == 2
+    assert capsys.readouterr().err == "flowtrace-run: --config: names no file; write --config FILE\n"
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import json
 import msgspec
 import pytest
 import yaml
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flowtrace.cli.yaml_reader import read_yaml
@@ -76,6 +76,7 @@ json_values = st.recursive(
 
 
 @given(json_values)
+@settings(deadline=None)  # a loaded machine takes its time
 def test_reads_json(value: object) -> None:
     """YAML 1.2 contains JSON, so a JSON document gives what it means."""
     text = json.dumps(value)
@@ -95,6 +96,7 @@ def test_reads_json(value: object) -> None:
         values=st.sampled_from(["text", "object"]),
     )
 )
+@settings(deadline=None)  # a loaded machine takes its time
 def test_yaml_round_trip(config: Config) -> None:
     """A config written as YAML by anyone's writer is the same config."""
     text = yaml.safe_dump(msgspec.to_builtins(config, enc_hook=str))
