@@ -13,7 +13,7 @@ from flowtrace.patterns import late
 # where they match substrings ("author", "token_count" and "secretary" stay). By the name of the rule.
 NAME_RULES = {
     "passwords": r"""
-          passwor[dt] | passwd | pass_?phrase | pass_?code | pwd\d*+_ | _pw\d*+_$ | _pw_?hash_ | ^_pass_$
+          passwor[dt] | passwd | (?<!_by)_pass_(?:wor[dt]|wd)s?\d*+_ | pass_?phrase | pass_?code | pwd\d*+_ | _pw\d*+_$ | _pw_?hash_ | ^_pass_$
         | _(?:my|db|database|user|usr|login|admin|root|smtp|mail|email|imap|ftp|ssh|http|proxy|redis|mysql|pg)_?pass_
         | kennwort | wachtwoord | contrase[_n]a | _senha_ | mot_?de_?passe | _salt_$
     """,

@@ -30,6 +30,8 @@ def listed(names: str) -> list[str]:
 
 SECRET_NAMES = listed("""
     password Password userPassword passwd pwd db_pass mysql_pwd password2 password_hash passphrase passcode secret
+    passWord PassWord pass_word PASS_WORD pass-word userPassWord user_pass_word2 Pass-Wort PassWd pass_wd db_pass_wd
+    pass_words passWordHash pass-phrase passPhrase pass_code
     client_secret clientSecret SECRET_KEY secretkey aws_secret_access_key AWS_ACCESS_KEY_ID api_key apikey apiKey APIKey
     X-Api-Key private_key privatekey encryption_key signing_key ssh_key token token1 access_token accessToken
     refreshToken id_token auth_token oauth_token csrftoken csrf _csrf _csrf_token csrfmiddlewaretoken XSRF-TOKEN _xsrf
@@ -43,7 +45,8 @@ SECRET_NAMES = listed("""
 INNOCENT_NAMES = listed("""
     author authors authority authored authenticated is_authenticated authorize_page token_count max_tokens num_tokens
     total_tokens prompt_tokens token_type token_ids tokenizer tokenize next_page_token pad_token secretary secret_name
-    passenger passport bypass compass pass_count first_pass session_count session_timeout session_factory obsession
+    passenger passport bypass compass bypass_word by_pass_word compass_word compassWord passWorker pass_wording
+    pass_wdt pass_word_count passWordLength no_pass_word sub_pass_world pass_count first_pass session_count session_timeout session_factory obsession
     keyboard keyword key keys monkey primary_key sort_key cache_key partition_key assign_key design_key cookie_domain
     cookie_path cookiecutter password_length password_policy password_min_length card_id accredited credits
     discard_no wildcard_number access accessory ward user_id username room_id message content url status_code curses
