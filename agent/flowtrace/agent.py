@@ -147,11 +147,13 @@ class Agent:
 
     def _say_what_is_lost(self) -> None:
         timeout = f"{self._config.flush.shutdown_timeout / 1e9:g}s"
+        is_queue_small = self._dispatcher.was_full and self._config.queue.overflow == "drop"
+        remedy = "; the queue was full: queue.overflow: block waits instead, a larger queue holds more"
         for lane in self._dispatcher.lanes:
-            lost = lane.losses.events + lane.waiting + self.recorder.state.lost_events
-            if lost:
+            if lost := self._dispatcher.lost(lane):
                 late = f", {lane.waiting} of them not in time ({timeout})" if lane.waiting else ""
-                self.warnings.warn(f"pid {os.getpid()}: {plural(lost, 'event')} did not reach {lane.name}{late}")
+                lost_text = f"{plural(lost, 'event')} did not reach {lane.name}{late}"
+                self.warnings.warn(f"pid {os.getpid()}: {lost_text}{remedy if is_queue_small else ''}")
             elif lane.is_running and not self._dispatcher.threads:
                 self.warnings.warn(f"pid {os.getpid()}: sink {lane.name} did not close in time ({timeout})")
 

@@ -73,6 +73,7 @@ class Dispatcher:
         self._stopped: Record | None = None  # STOP, but for what it says
         self._sinks_threads = self._released = 0
         self.lanes: Sequence[Lane] = ()
+        self.was_full = False  # the queue, before the end began
         self.after_turn: Callable[[], None] = lambda: None
         self.while_full: Callable[[], None] = lambda: None
         self.uncaptured: Callable[[], int] = lambda: 0
@@ -171,6 +172,7 @@ class Dispatcher:
         self._is_running = False
         self._stop_at = time.monotonic() + timeout_s
         state = self._recorder.state
+        self.was_full = state.lost_events > 0
         state.max_events, state.wake_at, state.rate = -1, 0, -1.0  # what is called from here on is not recorded
         for lane in self.lanes:
             lane.end_by(self._stop_at - _reserve(timeout_s))
@@ -447,17 +449,29 @@ class Dispatcher:
             number -= missing
         self._taken, self._stopped = losses, (STATEMENT, "STOP", number, now, thread)
 
+    def lost(self, lane: Lane, delivered: int | None = None) -> int:
+        """Events that a lane's sink did not get, as STOP counts them; all that waits is lost, too.
+
+        Args:
+            lane: One of `lanes`.
+            delivered: What it has delivered, if that was looked up already.
+        """
+        state = self._recorder.state
+        if self._stopped is None:
+            return lane.losses.events + lane.waiting + state.lost_events
+        recorded = self._stopped[2] - state.first
+        return recorded - self.discarded[1] - (lane.delivered if delivered is None else delivered)
+
     def _stop_batch(self) -> Batch:
         """STOP, for a lane that is at its end: all that was recorded before is delivered, lost or discarded."""
         state = self._recorder.state
         assert self._stopped
-        recorded = self._stopped[2] - state.first
         discarded = self.discarded
-        delivered = {lane.name: lane.delivered for lane in self.lanes}
+        delivered = [(lane, lane.delivered) for lane in self.lanes]
         text = _text(
-            recorded=recorded,
-            delivered=delivered,
-            lost={name: recorded - discarded[1] - events for name, events in delivered.items()},
+            recorded=self._stopped[2] - state.first,
+            delivered={lane.name: events for lane, events in delivered},
+            lost={lane.name: self.lost(lane, events) for lane, events in delivered},
             discardedCalls=discarded[0],
             discardedEvents=discarded[1],
             openCalls=self._open_calls,

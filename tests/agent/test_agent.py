@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +14,7 @@ import msgspec
 import pytest
 
 from flowtrace.cli.run import started
-from flowtrace.config import Resolved, Rule, handed_on
+from flowtrace.config import Queue, Resolved, Rule, handed_on
 from tests.agent.program import config
 
 PLUGIN = """
@@ -88,7 +89,7 @@ class Scene:
             cwd=self.folder, env=env, capture_output=True, text=True, timeout=20, check=False,
         )  # fmt: skip
         assert ended.returncode == returncode, ended.stderr
-        assert ended.stderr == stderr
+        assert re.sub(r"pid \d+", "pid PID", ended.stderr) == stderr
         return json.loads(ended.stdout) if ended.stdout else {}
 
 
@@ -111,6 +112,17 @@ def test_a_process_tells_its_start_what_is_attached_and_its_end(scene: Scene) ->
     assert (events[0]["schema"], events[0]["service"], events[0]["sinks"]) == (1, "test", ["memory"])
     assert events[1]["functions"][1] == {"name": "f", "line": 8, "how": "instrumented"}
     assert events[-1]["recorded"] == events[-1]["delivered"]["memory"] == 4
+
+
+def test_full_queue_is_said_with_its_remedy(scene: Scene) -> None:
+    """What was lost is one line on stderr, with the count that STOP has and what helps."""
+    lost = "10 events did not reach memory; the queue was full"
+    said = f"flowtrace: pid PID: {lost}: queue.overflow: block waits instead, a larger queue holds more\n"
+    script = "import shop\nfor _ in range(5): shop.f(1)\nfinish()\n"
+
+    (events,) = scene.run(script, stderr=said, queue=Queue(max_events=0))["events"]
+
+    assert events[-1]["lost"] == {"memory": 10}
 
 
 def test_description_that_fails_is_said_and_counted(scene: Scene) -> None:

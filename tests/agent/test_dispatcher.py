@@ -410,12 +410,13 @@ def test_numbers_that_nothing_was_recorded_for_are_a_loss(pipeline: Pipeline) ->
     pipeline.recorder.state.max_events = 0
     pipeline.call()
     pipeline.recorder.state.max_events = 100
-    pipeline.start(sink)
+    [lane] = pipeline.start(sink)
     pipeline.stop()
 
     losses = {event["reason"]: event["events"] for event in sink.events if event["event"] == "LOSS"}
     assert losses == {"the queue is full": 2, "interrupted by signals": 1}
     assert last(sink)["lost"] == {"sink0": 3}
+    assert pipeline.dispatcher.lost(lane) == 3  # which is what is said on stderr
     assert balanced(last(sink))
 
 
