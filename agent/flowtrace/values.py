@@ -434,7 +434,7 @@ class Encoder:
                     text = str(text)  # orjson wants keys to be exact
             else:
                 text = self._key(key, call)
-                secret = self._is_header(text) or self._is_header(key)
+                secret = self._is_header(text) or self._is_header(key) or self._names_secret(key, call)
             if type(key) is str and key in _VALUE and any(_is_name(each) and self._is_header(it) for each, it in pairs):
                 secret = True  # {"name": "Authorization", "value": "…"}
             count += 1
@@ -456,6 +456,14 @@ class Encoder:
         plain = self._plain(key, call)
         call.path = outer
         return str(plain) if type(plain) in (str, Cut) or id(kind) in SCALARS else self._shape_of(kind, call).name
+
+    def _names_secret(self, key: Any, call: _Call) -> bool:
+        """Whether one of the parts of a key, as of ``("db", "password")``, is the name of a secret."""
+        if type(key) is not tuple and type(key) is not frozenset:
+            return False
+        parts = list(islice(key, self._max_items))
+        call.left -= 16 * len(parts)
+        return any(map(self._is_header, parts))
 
     def _fields(self, fields: Any, total: int, call: _Call, shown: dict[str, object]) -> dict[str, object]:
         """As ``_items``, for names out of the program's source: texts, unlike each other and no secrets themselves."""

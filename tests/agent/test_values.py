@@ -845,6 +845,9 @@ class Field(enum.StrEnum):
         ({"name": "colour", "value": "x"}, {"name": "colour", "value": "x"}),
         ({"name": "password", "value": ""}, {"name": "password", "value": ""}),
         (slice("password=x", 1), f"slice('password={MARKER}', 1, None)"),
+        ({("db", "password"): "x", ("db", "user"): "bob"}, {"<tuple>": MARKER, "<tuple> #2": "bob"}),
+        ({frozenset({1, b"api_key"}): ["x"], frozenset({"key"}): 1}, {"<frozenset>": MARKER, "<frozenset> #2": 1}),
+        ({(1, ("password", 2)): "shown", ("password_length",): 8}, {"<tuple>": "shown", "<tuple> #2": 8}),
     ],
 )  # fmt: skip
 def test_secrets_are_found_where_another_part_names_them(value: object, expected: object) -> None:
