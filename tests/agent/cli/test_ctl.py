@@ -281,6 +281,22 @@ def test_no_file_is_no_folder(process: Process, ctl: Ctl) -> None:
     assert ctl("reload", "--config", "") == (2, "", said)
 
 
+def test_reload_from_a_deleted_folder(
+    process: Process, ctl: Ctl, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is named by its whole path is read; of another the line says why it is not."""
+    (tmp_path / "other.yaml").write_text(CONFIG)
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+
+    assert ctl("reload", "--config", str(tmp_path / "other.yaml"))[0] == 0
+    status, _, err = ctl("reload", "--config", "../other.yaml")
+
+    assert (status, "the working directory is deleted; name the file by its whole path" in err) == (2, True)
+    assert len(process.asked) == 1
+
+
 def test_variables_are_those_of_the_process(folder: Path, ctl: Ctl, tmp_path: Path) -> None:
     """``${TOKEN}`` is filled in as it was at the start, not from the shell in which ctl is called."""
     (tmp_path / "flowtrace.yaml").write_text("service: ${NAME_OF_SERVICE}")

@@ -176,6 +176,18 @@ def test_switch_that_says_neither_on_nor_off_gives_2(
     assert capsys.readouterr().err == f"flowtrace-run: {variable}: {value!r} {choice}\n"
 
 
+def test_closed_streams_are_no_reason_to_fail(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Python has None for them: the program is run, and what is wrong has its status."""
+    (folder / "flowtrace.yaml").touch()
+    folder.chmod(0o777)  # said on stderr, where there is one
+    monkeypatch.setattr(sys, "stdout", None)
+    monkeypatch.setattr(sys, "stderr", None)
+    assert launched(sys.executable).command == [sys.executable]
+    with pytest.raises(SystemExit) as exit_:
+        run.main(["no-such-command"])
+    assert exit_.value.code == 127
+
+
 def test_config_that_names_nothing_gives_2(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """``--config "$UNSET"`` says that no file is named, not that some directory is one."""
     with pytest.raises(SystemExit) as exit_:
