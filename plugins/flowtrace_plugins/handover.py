@@ -47,10 +47,10 @@ class Handover:
         if self._receiver:
             self._receiver.close()
 
-    def unreached(self, reason: str) -> SinkError:
-        """The error of a try without an answer."""
+    def unanswered(self, when: str) -> SinkError:
+        """The error of a try whose time was over."""
         assert self._receiver, "write before open"
-        return self._receiver.unreached(reason)
+        return self._receiver.unanswered(when)
 
     def hand_over(self, parcel: Parcel) -> int:
         """Hand a batch to the server, in halves of halves where it is too large; goes on where a try broke off.

@@ -8,6 +8,7 @@ delivers before anything newer, with the same ids, so the server can drop what i
 from __future__ import annotations
 
 import collections
+import contextlib
 import math
 
 from flowtrace.errors import SinkError
@@ -19,7 +20,7 @@ from flowtrace_plugins.endpoint import Endpoint
 from flowtrace_plugins.handover import Handover
 from flowtrace_plugins.options import HttpOptions
 from flowtrace_plugins.parcel import Parcel
-from flowtrace_plugins.receiver import no_answer
+from flowtrace_plugins.receiver import within
 from flowtrace_plugins.spool import DiskSpool, Entry
 
 _LAST_TRY_S = 0.15  # for what is under way when the process ends, and there is a spool for it
@@ -63,8 +64,8 @@ class HttpSink:
         try:
             if self._spool:
                 self._spool.open()
-        except (SinkError, OSError) as error:
-            self._context.warn(f"going on without the spool: {error}")
+        except SinkError as error:
+            self._context.warn(f"{error}; going on without it")
             self._spool = None
         self._courier.start()
         self._deliver_what_waits()
@@ -107,6 +108,7 @@ class HttpSink:
         """Release everything; what is in the spool stays there."""
         self.ending(deadline)
         is_free = self._courier.wait_free(self._end_by if self._spool else time.monotonic)
+        self._say_what_waits()
         closing = self._courier.send(lambda: self._handover.close(deadline))
         if is_free:
             closing.wait(lambda: deadline)
@@ -126,7 +128,7 @@ class HttpSink:
         if request is None or (request.is_done and (request.name != parcel.id or request.has_failed)):
             request = self._begin(parcel)
         elif request.name != parcel.id:
-            raise self._handover.unreached("still busy with the request before")
+            raise self._unanswered()
         until = time.monotonic() + self._timeout_s + _GRACE_S
         request.wait(lambda: min(until, self._end_by()))
         self._account(request, parcel)
@@ -188,11 +190,13 @@ class HttpSink:
 
     def _account(self, request: Errand[int], parcel: Parcel) -> None:
         if not request.is_done:
-            raise self._handover.unreached(
-                "no answer before the end" if self._is_over() else no_answer(self._timeout_s)
-            )
+            raise self._unanswered()
         self._request = None
         self._has_delivered(parcel, request.result())
+
+    def _unanswered(self) -> SinkError:
+        """In the same words for the batches behind it, so that they are said once."""
+        return self._handover.unanswered("before the end" if self._is_over() else within(self._timeout_s))
 
     def _put(self, parcel: Parcel, spool: DiskSpool) -> Entry:
         return spool.put(parcel, durably=self._ended_at == math.inf)
@@ -207,6 +211,13 @@ class HttpSink:
         elif self._may_try():
             until = time.monotonic() + _INLINE_S
             self._courier.send(lambda: self._drain_once(spool, until))
+
+    def _say_what_waits(self) -> None:
+        """Of all processes that share the spool."""
+        with contextlib.suppress(OSError):
+            if self._spool and (events := sum(entry.events for entry in self._spool.entries())):
+                what = "1 event waits" if events == 1 else f"{events} events wait"
+                self._context.warn(f"{what} in the spool {self._spool.directory} for the next run")
 
     def _tell_losses(self) -> None:
         while self._losses:

@@ -84,12 +84,16 @@ class Receiver:
         try:
             return self._try(parcel, timeout_s)
         except (urllib3.exceptions.HTTPError, http.client.HTTPException, OSError) as error:
-            raise self.unreached(_reason(error, timeout_s)) from error
+            reason = _reason(error)
+            raise (self._unreached(reason) if reason else self.unanswered(within(timeout_s))) from error
         finally:
             _until.reset(token)
 
-    def unreached(self, reason: str) -> SinkError:
-        """The error of a try without an answer."""
+    def unanswered(self, when: str) -> SinkError:
+        """The error of a try whose time was over."""
+        return SinkError(f"no answer from {self._endpoint.shown} {when}")
+
+    def _unreached(self, reason: str) -> SinkError:
         return SinkError(f"cannot reach {self._endpoint.shown}: {reason}")
 
     def close(self) -> None:
@@ -193,8 +197,8 @@ def retry_after_s(value: str | None) -> float | None:
     return min(max(seconds, 0.0), MAX_RETRY_AFTER_S)
 
 
-def _reason(error: BaseException, timeout_s: float) -> str:
-    """The cause of a failure, without the addresses of objects that urllib3's messages hold."""
+def _reason(error: BaseException) -> str:
+    """The cause of a failure, without the addresses of objects that urllib3's messages hold; empty for lack of time."""
     causes = [error]
     while (cause := causes[-1].__cause__ or causes[-1].__context__) is not None and len(causes) < 10:
         causes.append(cause)
@@ -203,14 +207,14 @@ def _reason(error: BaseException, timeout_s: float) -> str:
             return cause.strerror
     timed_out = any(isinstance(cause, TimeoutError | urllib3.exceptions.TimeoutError) for cause in causes)
     if timed_out:
-        return no_answer(timeout_s)
+        return ""
     is_cut_off = isinstance(error, urllib3.exceptions.ProtocolError)
     return "the connection was cut, or the answer was no HTTP" if is_cut_off else type(error).__name__
 
 
-def no_answer(timeout_s: float) -> str:
-    """What is said where the time was over."""
-    return f"no answer within {timeout_s:.3g} s"
+def within(timeout_s: float) -> str:
+    """What is said of the time of a try."""
+    return f"within {timeout_s:.3g} s"
 
 
 def _left_s() -> float:

@@ -128,9 +128,14 @@ class DiskSpool:
         """Make the directory.
 
         Raises:
-            SinkError: others could read or change what is in it.
-            OSError: it cannot be made.
+            SinkError: others could read or change what is in it, or it cannot be made.
         """
+        try:
+            self._open()
+        except OSError as error:
+            raise SinkError(f"cannot use the spool {self.directory}: {error.strerror}", retry=False) from error
+
+    def _open(self) -> None:
         make_private_directory(self.directory)
         for path in (self._parent, self.directory):
             status = os.stat(path)

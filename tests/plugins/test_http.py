@@ -261,17 +261,17 @@ def test_strange_answers_of_200_are_deliveries(server: ChaosServer, sink: Opened
 
 
 @pytest.mark.parametrize(
-    ("step", "reason"),
+    ("step", "problem"),
     [
-        (hang, "no answer within 0.3 s"),
-        (drip(b"HTTP/1.1 200 OK\r\nX: "), "no answer within 0.3 s"),
-        (reset, ""),
-        (reset_after_commit, ""),
-        (garbage, ""),
-        (huge_head, ""),
+        (hang, "no answer from {url} within 0.3 s"),
+        (drip(b"HTTP/1.1 200 OK\r\nX: "), "no answer from {url} within 0.3 s"),
+        (reset, "cannot reach {url}: "),
+        (reset_after_commit, "cannot reach {url}: "),
+        (garbage, "cannot reach {url}: "),
+        (huge_head, "cannot reach {url}: "),
     ],
 )
-def test_no_answer(server: ChaosServer, tmp_path: Path, step: chaos_server.Step, reason: str) -> None:
+def test_no_answer(server: ChaosServer, tmp_path: Path, step: chaos_server.Step, problem: str) -> None:
     """Silence, endless drips, a cut connection and nonsense end in time and may be tried again."""  # fault S14, S16
     server.script += [step]
     opened = Opened(tmp_path, server.url, timeout="300ms")
@@ -284,7 +284,7 @@ def test_no_answer(server: ChaosServer, tmp_path: Path, step: chaos_server.Step,
     opened.close()
 
     assert error.retry
-    assert str(error).startswith(f"cannot reach {server.url}: {reason}")
+    assert str(error).startswith(problem.format(url=server.url))
     assert took_s < 5
     assert [request.batch_id for request in server.requests] == ["r-1-1", "r-1-1"]
 
@@ -397,8 +397,7 @@ def test_look_up_of_a_name(server: ChaosServer, tmp_path: Path, slow_names: thre
     opened.write(1, id="r-1-1")
     opened.close()
 
-    assert {str(error) for error in errors} == {f"cannot reach {server.url}: no answer within 0.2 s"}
-    assert str(other) == f"cannot reach {server.url}: still busy with the request before"
+    assert {str(error) for error in [*errors, other]} == {f"no answer from {server.url} within 0.2 s"}
     assert after == before
     assert [*server.stored] == ["r-1-1"]
 
@@ -442,7 +441,8 @@ def test_addresses_that_lead_nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyP
         took_s = time.monotonic() - began
         opened.close()
 
-    assert "no answer within 0.2 s" in str(error)
+    assert str(error).startswith("no answer from ")
+    assert str(error).endswith(" within 0.2 s")
     assert took_s < 5  # 50 timeouts are 10 s
 
 
@@ -451,7 +451,7 @@ def test_server_that_reads_nothing(server: ChaosServer, tmp_path: Path) -> None:
     server.is_deaf = True
     opened = Opened(tmp_path, server.url, timeout="300ms", compression="none")
 
-    with pytest.raises(SinkError, match=r"no answer within 0\.3 s"):
+    with pytest.raises(SinkError, match=r"no answer from .* within 0\.3 s"):
         opened.sink.write(make_batch({"noise": "x" * 20_000_000}, id="r-1-1"))
     opened.close()
 
@@ -466,7 +466,7 @@ def test_handshake_that_never_ends(tmp_path: Path) -> None:
         error = opened.failure(1)
         opened.close()
 
-    assert str(error) == f"cannot reach {url}: no answer within 0.2 s"
+    assert str(error) == f"no answer from {url} within 0.2 s"
 
 
 def test_certificate_that_nobody_trusts(tmp_path: Path) -> None:
@@ -905,7 +905,9 @@ def test_unusable_spool_is_done_without(server: ChaosServer, tmp_path: Path) -> 
     opened.write(1)
     opened.close()
 
-    assert opened.warnings[0].startswith("going on without the spool: ")
+    [warning] = opened.warnings
+    assert warning.startswith(f"cannot use the spool {tmp_path}/.flowtrace/spool/")
+    assert warning.endswith(": Not a directory; going on without it")
     assert delivered(server) == [1]
 
 
@@ -924,6 +926,30 @@ def test_end_with_a_request_under_way(server: ChaosServer, tmp_path: Path) -> No
 
     assert waiting(opened) == 2
     assert len(server.requests) == 1
+    assert opened.warnings[-1].startswith(f"2 events wait in the spool {tmp_path}/.flowtrace/spool/")
+    assert opened.warnings[-1].endswith(" for the next run")
+
+
+def test_empty_spool_is_not_spoken_of(server: ChaosServer, tmp_path: Path) -> None:
+    """Where all was delivered, the end says nothing."""
+    opened = spooling(tmp_path, server)
+    opened.write(1)
+    opened.close()
+
+    assert delivered(server) == [1]
+    assert opened.warnings == []
+
+
+def test_silence_at_the_end_is_said_once(server: ChaosServer, tmp_path: Path) -> None:
+    """What waits behind a request without an answer fails in the words of that request."""
+    server.always = hang
+    opened = Opened(tmp_path, server.url, timeout="60s")
+    opened.sink.ending(time.monotonic())
+
+    errors = [opened.failure(1, id="r-1-1"), opened.failure(2, id="r-1-2")]
+    opened.close()
+
+    assert {str(error) for error in errors} == {f"no answer from {server.url} before the end"}
 
 
 @pytest.mark.parametrize("is_told_first", [True, False])

@@ -112,7 +112,7 @@ def test_nothing_is_sent_to_a_server_that_is_reached_too_late(
     now = module.time.monotonic
     monkeypatch.setattr(module.HTTPConnection, "connect", late)
     monkeypatch.setattr(module.time, "monotonic", lambda: now() + 3600 * over[0])
-    with pytest.raises(SinkError, match="no answer within 10 s"):
+    with pytest.raises(SinkError, match=r"no answer from .* within 10 s"):
         receiver.post(parcel(), timeout_s=10)
 
     assert server.requests == []
