@@ -459,7 +459,7 @@ class Dispatcher:
         state = self._recorder.state
         if self._stopped is None:
             return lane.losses.events + lane.waiting + state.lost_events
-        recorded = self._stopped[2] - state.first
+        recorded: int = self._stopped[2] - state.first
         return recorded - self.discarded[1] - (lane.delivered if delivered is None else delivered)
 
     def _stop_batch(self) -> Batch:

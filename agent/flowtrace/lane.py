@@ -489,8 +489,10 @@ class Lane:
 
     def _close(self) -> None:
         if self._last is not None:
-            self._attempt(self._last())
+            reason = self._attempt(self._last())
             self._last = None
+            if not reason:
+                self._flush()
         if self._heard.acquire(timeout=max(0.0, self._close_by - time.monotonic())):  # not both at once
             self._heard.release()
         try:

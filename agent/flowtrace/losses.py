@@ -67,4 +67,7 @@ class Losses:
             if not self._is_due and not is_last:
                 return []
             taken, self._open, self._is_due = self._open, {}, False
-        return [Loss(reason, *entry, is_repeated=is_counted) for (reason, is_counted), entry in taken.items()]
+        return [
+            Loss(reason, calls, events, size, since, until, is_repeated=is_counted)
+            for (reason, is_counted), (calls, events, size, since, until) in taken.items()
+        ]

@@ -6,22 +6,27 @@ loads those. A plugin that fails is left out as a whole and reported in `Registr
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import zip_longest
 
+from flowtrace import threads
 from flowtrace.entrypoints import BUILTIN, entry_points
 from flowtrace.errors import ConfigError, PluginError
 from flowtrace.explanations import joined, nearest, shown
 from flowtrace.hooks import PROJECT, Sink, SinkContext, SinkFactory, Specifications
 from flowtrace.typed import TYPE_CHECKING, Any, NamedTuple
+from flowtrace.unpatched import _thread
 
 if TYPE_CHECKING:  # a process with the built-in sinks alone imports none of these
     import msgspec
     import pluggy
 
     from flowtrace.config import Ready
+
+LONG_S = 5.0  # then a factory that has not returned is spoken of
 
 
 class SinkType(NamedTuple):
@@ -118,16 +123,36 @@ class Registry:
             context = context_of(name)
             try:
                 if prepared:
-                    factory, options = _imported(prepared.factory), prepared.options
+                    sink = _imported(prepared.factory)(prepared.options, context)
                 else:
-                    options = self.decode(spec, key=f"sinks[{index}]")
-                    factory = self.sinks[spec["type"]].factory
-                sinks.append((name, factory(options, context)))
+                    with _watched(context.warn):
+                        options = self.decode(spec, key=f"sinks[{index}]")
+                        sink = self.sinks[spec["type"]].factory(options, context)
+                sinks.append((name, sink))
             except KeyboardInterrupt:  # somebody's Ctrl-C
                 raise
             except BaseException as error:  # noqa: BLE001 - a plugin's code may raise anything
                 context.warn(f"left out: {_line(error)}")
         return sinks
+
+
+@contextlib.contextmanager
+def _watched(warn: Callable[[str], None]) -> Iterator[None]:
+    """Have a thread say so where a factory takes long: the program waits for it, and could not say why."""
+    is_over = _thread.allocate_lock()
+    is_over.acquire()
+    problem = f"its factory has not returned for {LONG_S:.3g} s, and the program waits; what waits belongs in open()"
+
+    def watch() -> None:
+        if not is_over.acquire(timeout=LONG_S):
+            warn(problem)
+
+    with contextlib.suppress(RuntimeError):  # no thread can be started: nobody says it
+        threads.start(watch)
+    try:
+        yield
+    finally:
+        is_over.release()
 
 
 def _name(specs: Sequence[Mapping[str, Any]], index: int) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from flowtrace import plugins
 from flowtrace.errors import ConfigError, FlowtraceError
 from flowtrace.plugins import BUILTIN, discover, load
 from flowtrace.testing import make_context
@@ -233,6 +234,48 @@ def test_sink_whose_factory_raises_anything_is_left_out(write: Write, error: str
 
     assert [name for name, _ in sinks] == ["toy"]
     assert warnings == [f"left out: {said}"]
+
+
+SLOW = """
+import time
+
+heard = []
+
+def slow(options, context):
+    until = time.monotonic() + 10
+    while not heard and time.monotonic() < until:
+        time.sleep(0.001)
+    return MemorySink()
+"""
+
+
+def test_factory_that_takes_long_is_spoken_of(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The program waits for it, and its user wonders; a quick one is not spoken of."""
+    monkeypatch.setattr(plugins, "LONG_S", 0.01)
+    registry = load([write("toy_slow", SLOW + SINKS + "register('slow', slow, ToyOptions)")])
+    warnings: list[str] = []
+    monkeypatch.setattr("toy_slow.heard", warnings)
+
+    [(name, _)] = registry.build([{"type": "slow"}], lambda name: make_context(warnings=warnings))
+
+    assert name == "slow"
+    assert warnings == [
+        "its factory has not returned for 0.01 s, and the program waits; what waits belongs in open()",
+    ]
+
+
+def test_factory_is_not_watched_where_no_thread_can_start(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its sink is built all the same."""  # fault T10
+
+    def start_none(function: Callable[[], None]) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(plugins.threads, "start", start_none)
+    registry = load([write("toy_alone", TOY)])
+
+    [(name, _)] = registry.build([{"type": "toy"}], lambda name: make_context())
+
+    assert name == "toy"
 
 
 def test_interrupt_while_a_sink_is_built_is_passed_on(write: Write) -> None:
