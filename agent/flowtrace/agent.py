@@ -30,6 +30,7 @@ from flowtrace.late import orjson
 from flowtrace.outgoing import Outgoing
 from flowtrace.plugins import Registry, load
 from flowtrace.recorder import Recorder
+from flowtrace.redaction import secrets_of
 from flowtrace.settings import read
 from flowtrace.splices import Splices
 from flowtrace.tracecontext import VARIABLE
@@ -73,6 +74,7 @@ class Agent:
             describe=self._registry.values,
             say=lambda name, **fields: self._dispatcher.state(name, **fields),
             warn=self.warnings.warn,
+            secrets=secrets_of((config.sinks, resolved.ready)),  # of all sinks: they stay the same until the end
         )
         self.splices = Splices(self.recorder)
         self._carriers = Carriers(self.recorder.current, self._ids, sends=lambda: self._config.propagation.send)

@@ -10,6 +10,7 @@ import collections
 import sys
 import types
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 
 from flowtrace import constants, late
 from flowtrace.descriptions import Descriptions
@@ -17,7 +18,7 @@ from flowtrace.importer import is_main_program
 from flowtrace.instrument import IS_FUNCTION, Function, instrument, pairs
 from flowtrace.patcher import WILDCARDS, Place, Traced, Wrapper, assign, functions, outermost, places, wrap
 from flowtrace.recorder import Encodes, Functions, HidesResult, Recorder, Target
-from flowtrace.redaction import Redactor
+from flowtrace.redaction import InformedRedactor, Redactor
 from flowtrace.secretnames import gives_secret
 from flowtrace.selection import ModuleRules, Selection
 from flowtrace.suspension import Suspendable, suspendable
@@ -42,6 +43,7 @@ class Attachment:
         describe: How plugins want types to be shown.
         say: Queues one of the agent's own events: its name, and its fields as keywords.
         warn: Says one line to the person at the terminal.
+        secrets: Texts that are hidden wherever they are found.
 
     Attributes:
         modules: By name, what is attached.
@@ -58,8 +60,9 @@ class Attachment:
         describe: Mapping[type, Callable[[Any], object]],
         say: Callable[..., None],
         warn: Callable[[str], None],
+        secrets: Sequence[str] = (),
     ) -> None:
-        self._recorder, self._say, self._warn = recorder, say, warn
+        self._recorder, self._say, self._warn, self._secrets = recorder, say, warn, secrets
         self._problems: collections.deque[str] = collections.deque()  # of plugins, met in the program's threads
         self._descriptions = Descriptions(describe, warn=self._problems.append)
         self._all_encoders: list[Encoder] = []
@@ -71,7 +74,8 @@ class Attachment:
 
     def _configure(self, config: Config, project: str) -> None:
         redact = config.redact
-        redactor = Redactor(names=redact.names, patterns=redact.patterns, defaults=redact.defaults)
+        kind = partial(InformedRedactor, self._secrets) if self._secrets else Redactor
+        redactor = kind(names=redact.names, patterns=redact.patterns, defaults=redact.defaults)
         selection = Selection(config, project=project)
         self._capture, self.redactor, self.selection = config.capture, redactor, selection  # nothing has failed
         self._encoders: dict[Limits, Encoder] = {}

@@ -22,6 +22,7 @@ from flowtrace.secretforms import (
     COMMAND_OPTIONS,
     COMMAND_PASSWORD,
     COMMANDS,
+    HEAD,
     PRIVATE_KEY,
     QUOTED_PASSWORD,
     SHORTEST_FORM,
@@ -30,6 +31,7 @@ from flowtrace.secretforms import (
     Finding,
     by_form,
     by_pattern,
+    by_text,
     is_basic,
     is_bearer,
     is_card,
@@ -50,6 +52,14 @@ _CATEGORIES: dict[str, Callable[[str], bool]] = {
     "CATEGORY_WORD": lambda letter: letter.isalnum() or letter == "_",
     "CATEGORY_NOT_WORD": lambda letter: not (letter.isalnum() or letter == "_"),
 }
+OWN_RULE = "header or URL of the configuration"
+_SHORTEST_OWN = 8  # characters
+_USER_INFO = late(r"://([^\s/?#@]++)@")
+_SCHEMES = frozenset({"apikey", "basic", "bearer", "digest", "token"})
+_PUBLIC_HEADERS = frozenset({
+    "accept", "accept-charset", "accept-encoding", "accept-language", "cache-control", "connection", "content-encoding",
+    "content-type", "host", "origin", "referer", "user-agent",
+})  # fmt: skip
 _MAX_KNOWN = 4096  # names whose answer is remembered
 
 # -- values that have a name in the text -----------------------------------------------------------------------------
@@ -368,6 +378,69 @@ class Redactor:
             name, value = match["name"], match[match.lastindex or 0]
             if self.is_secret_name(name) and not _is_placeholder(value.strip(), name):
                 yield Finding(*match.span(match.lastindex or 0), partial(self._rule_of_pair, name))
+
+
+class InformedRedactor(Redactor):
+    """A redactor that knows some secrets themselves, such as those of `secrets_of`; each has a character at least."""
+
+    __slots__ = ("_secrets",)
+
+    def __init__(self, secrets: Iterable[str], **settings: Any) -> None:
+        self._secrets = tuple(secrets)
+        super().__init__(**settings)
+
+    @property
+    def unchecked_word(self) -> int:
+        """The same of a text that consists of letters and digits."""
+        return min([super().unchecked_word, *(len(secret) - 1 for secret in self._secrets if secret.isalnum())])
+
+    def is_clean(self, text: str) -> bool:
+        """As of any redactor. Measured: 40 ns more for each secret."""
+        for secret in self._secrets:
+            if secret[:HEAD] in text:
+                return False
+        return super().is_clean(text)
+
+    def _all_finders(self) -> Iterator[tuple[str, Find]]:
+        yield from ((secret[:HEAD], by_text(secret, OWN_RULE)) for secret in self._secrets)
+        yield from super()._all_finders()
+
+
+def secrets_of(sinks: Any) -> list[str]:
+    """What the options of sinks hold of secrets of our own: the values of headers, and the passwords in URLs.
+
+    Those of fewer than 8 characters are left out, for they are found in texts that have nothing to do with them.
+
+    Args:
+        sinks: Plain data, or objects of it; headers are a mapping or pairs.
+    """
+    found = dict.fromkeys(text for text in _own(sinks) if len(text) >= _SHORTEST_OWN and text not in MARKER)
+    escaped = [text.replace("\\", r"\\").replace('"', r"\"") for text in found]  # as it is in FLOWTRACE_RESOLVED
+    return list(found | dict.fromkeys(escaped))
+
+
+def _own(options: Any) -> Iterator[str]:
+    if isinstance(options, str):
+        for match in _USER_INFO.finditer(options):
+            user, _, password = match[1].partition(":")
+            yield password or user
+            if "%" in match[1]:
+                from urllib.parse import unquote
+
+                yield unquote(password or user)
+    elif isinstance(options, list | tuple):
+        for each in options:
+            yield from _own(each)
+    elif isinstance(options, dict) or hasattr(options, "__dict__"):
+        for name, value in (options if isinstance(options, dict) else vars(options)).items():
+            yield from _own_headers(value) if name == "headers" else _own(value)
+
+
+def _own_headers(headers: Any) -> Iterator[str]:
+    for name, value in headers.items() if isinstance(headers, dict) else headers or ():
+        if isinstance(value, str) and str(name).lower() not in _PUBLIC_HEADERS:
+            scheme, _, credentials = value.partition(" ")
+            yield credentials if scheme.lower() in _SCHEMES else value
 
 
 def _command(argument: str, before: str) -> str:

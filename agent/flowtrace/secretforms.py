@@ -9,10 +9,12 @@ import binascii
 import re
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
+from itertools import takewhile
 
 from flowtrace.patterns import late
 from flowtrace.typed import NamedTuple, TypeAlias
 
+HEAD = 64  # characters of a known secret by which it is found, also where the rest of it is cut off
 SHORTEST_FORM = 13  # characters; in anything shorter only name=value, name: value and --name value are looked for
 
 
@@ -142,6 +144,20 @@ def by_form(detector: Detector, *, accept: Callable[[str], bool] = lambda secret
 def by_pattern(pattern: re.Pattern[str], rule: str) -> Find:
     """Finds what a pattern of the configuration matches; ``rule`` says which."""
     return lambda text: (Finding(*match.span(), lambda: rule) for match in pattern.finditer(text) if match[0])
+
+
+def by_text(secret: str, rule: str) -> Find:
+    """Finds a secret that is known itself, or as much of it as is left beyond its `HEAD`."""
+
+    def find(text: str) -> Iterator[Finding]:
+        start = text.find(secret[:HEAD])
+        while start >= 0:
+            pairs = zip(text[start : start + len(secret)], secret, strict=False)
+            end = start + sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
+            yield Finding(start, end, lambda: rule)
+            start = text.find(secret[:HEAD], end)
+
+    return find
 
 
 def tokens_in(text: str) -> Iterator[Finding]:

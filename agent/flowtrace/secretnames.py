@@ -13,7 +13,8 @@ from flowtrace.patterns import late
 # where they match substrings ("author", "token_count" and "secretary" stay). By the name of the rule.
 NAME_RULES = {
     "passwords": r"""
-          passwor[dt] | passwd | (?<!_by)_pass_(?:wor[dt]|wd)s?\d*+_ | pass_?phrase | pass_?code | pwd\d*+_ | _pw\d*+_$ | _pw_?hash_ | ^_pass_$
+          passwor[dt] | passwd | (?<!_by)_pass_(?:wor[dt]|wd)s?\d*+_ | pass_?phrase | pass_?code
+        | pwd\d*+_ | _pw\d*+_$ | _pw_?hash_ | ^_pass_$
         | _(?:my|db|database|user|usr|login|admin|root|smtp|mail|email|imap|ftp|ssh|http|proxy|redis|mysql|pg)_?pass_
         | kennwort | wachtwoord | contrase[_n]a | _senha_ | mot_?de_?passe | _salt_$
     """,
@@ -48,11 +49,12 @@ NAME_RULES = {
     """,
     "addresses of clients": r"_x_forwarded_for_ | _x_real_ip_ | _remote_addr_ | _ip_address_",
 }
-# Names that ddtrace hides and that are secret only as a whole, without case, "-" and "_".
+# Names that ddtrace hides and that are secret only as a whole, without case, "-" and "_"; and that of the variable in
+# which the launcher hands our configuration on.
 WHOLE_NAMES = frozenset({
     "2fa", "aiohttpsession", "certificatepin", "cipher", "connectionstring", "connectsid", "databaseurl", "dburl",
-    "encryptionkeyid", "geolocation", "ipaddress", "jti", "nonce", "passhash", "pemfile", "pkcs8", "publickey",
-    "routingnumber", "signature", "usersession", "voterid", "xforwardedfor", "xrealip",
+    "encryptionkeyid", "flowtraceresolved", "geolocation", "ipaddress", "jti", "nonce", "passhash",
+    "pemfile", "pkcs8", "publickey", "routingnumber", "signature", "usersession", "voterid", "xforwardedfor", "xrealip",
 })  # fmt: skip
 _SECRET_NAME = late("|".join(NAME_RULES.values()), re.VERBOSE)  # groups would make it slow
 WHOLE_NAMES_RULE = "other names"

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import random
 import re
+import types
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,10 @@ from hypothesis import strategies as st
 from flowtrace import redaction, secretforms, secretnames
 from flowtrace.errors import ConfigError
 from flowtrace.patterns import Pattern
-from flowtrace.redaction import MARKER, MAX_TEXT, Redactor
+from flowtrace.redaction import MARKER, MAX_TEXT, OWN_RULE, InformedRedactor, Redactor, secrets_of
 from flowtrace.secretforms import DETECTORS
 from flowtrace.secretnames import NAME_RULES
+from flowtrace.values import Encoder, Limits
 from tests.agent.default_names import DDTRACE, ELASTIC, LOGFIRE, NOT_HIDDEN, SENTRY, NameList
 from tests.agent.redaction_corpus import Maker
 
@@ -46,7 +48,8 @@ INNOCENT_NAMES = listed("""
     author authors authority authored authenticated is_authenticated authorize_page token_count max_tokens num_tokens
     total_tokens prompt_tokens token_type token_ids tokenizer tokenize next_page_token pad_token secretary secret_name
     passenger passport bypass compass bypass_word by_pass_word compass_word compassWord passWorker pass_wording
-    pass_wdt pass_word_count passWordLength no_pass_word sub_pass_world pass_count first_pass session_count session_timeout session_factory obsession
+    pass_wdt pass_word_count passWordLength no_pass_word sub_pass_world pass_count first_pass
+    session_count session_timeout session_factory obsession
     keyboard keyword key keys monkey primary_key sort_key cache_key partition_key assign_key design_key cookie_domain
     cookie_path cookiecutter password_length password_policy password_min_length card_id accredited credits
     discard_no wildcard_number access accessory ward user_id username room_id message content url status_code curses
@@ -470,3 +473,59 @@ def test_document_has_each_rule_for_names() -> None:
 def test_document_has_each_detector() -> None:
     """Each kind of secret is there under the name that is given as the reason, in the order of the search."""
     assert list(table("## By form")) == [detector.name for detector in DETECTORS]
+
+
+def test_secrets_of_sinks_are_headers_and_passwords_of_urls() -> None:
+    """Wherever they stand among the options; not what is short, nor headers that say how, and not who, one is."""
+    sinks = [
+        {"type": "file", "path": "a/long/path", "headers": {}},
+        {
+            "type": "mine",
+            "to": {"url": "amqp://bob:p%40ssw0rd-1@mq/x"},
+            "headers": {"X-A": 'say "hello"', "X-B": "short"},
+        },
+        types.SimpleNamespace(
+            url="https://lonely-token@x.org/y", headers=(("Authorization", "Bearer abc-1234"), ("Accept", "text/plain"))
+        ),
+    ]
+
+    assert secrets_of(sinks) == [
+        "p%40ssw0rd-1", "p@ssw0rd-1", 'say "hello"', "lonely-token", "abc-1234", r"say \"hello\"",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("settings", [{}, {"defaults": False}, {"patterns": ["zzz"]}])
+def test_a_secret_that_is_known_is_hidden_wherever_it_stands(settings: Any) -> None:
+    """Alone, in a word, more than once, and where its end is cut off; what resembles it stays."""
+    long = "k" + "0123456789" * 20
+    redactor = InformedRedactor(["LITX8SECRET", long], **settings)
+    texts = ("LITX8SECRET", "aLITX8SECRETb, LITX8SECRET", f"{long}!", f"see {long[:100]}", "LITX8SECRE", long[:63])
+
+    assert [redactor.scrub(text) for text in texts] == [
+        MARKER, f"a{MARKER}b, {MARKER}", f"{MARKER}!", f"see {MARKER}", "LITX8SECRE", long[:63],
+    ]  # fmt: skip
+    assert [redactor.is_clean(text) for text in texts[:4]] == [False] * 4
+    assert redactor.unchecked_word < len("LITX8SECRET")
+    assert redactor.explain("a LITX8SECRET") == [OWN_RULE]
+
+
+@pytest.mark.parametrize(
+    "form", [lambda text: text, str.encode, lambda text: {text: [text]}, lambda text: "x" * 80 + text]
+)
+def test_a_secret_that_is_known_is_in_no_value(form: Callable[[str], Any]) -> None:
+    """Whatever holds it, also where a text is cut."""
+    secret = "LITX8" + "-SECRET" * 50
+    capture = Encoder(limits=Limits(max_string=100), redactor=InformedRedactor([secret]))
+    value = form(secret)
+
+    for text in (capture.result(value), capture.arguments({"x": value}), capture.exception(ValueError(value))):
+        assert b"LITX8" not in text
+        assert MARKER[:4].encode() in text
+
+
+def test_the_variable_that_hands_the_configuration_on_is_hidden() -> None:
+    """By its name, as an entry of the environment and in texts."""
+    redactor = Redactor()
+
+    assert redactor.is_secret_name("FLOWTRACE_RESOLVED")
+    assert redactor.scrub('FLOWTRACE_RESOLVED={"headers":[["X-A","b c"]]} A=b') == f"FLOWTRACE_RESOLVED={MARKER} A=b"

@@ -125,3 +125,41 @@ def test_results_are_hidden_where_the_function_names_them(tracer: harness.Tracer
         "__init__": "void", "db_password": hidden, "get_token": hidden, "fetch_api_key": hidden,
         "check_password": '["shown"]', "refresh_secret": "void",
     }  # fmt: skip
+
+
+OWN = """
+import os
+
+def note(value): return value
+def fail(text): raise ValueError(text)
+
+note(os.environ["FLOWTRACE_RESOLVED"])
+note(dict(os.environ))
+note(os.environ["FLOWTRACE_RESOLVED"].encode())
+for secret in ("LITXSECRET8", "sesame-open-42"):
+    note(secret)
+    try:
+        fail(f"sent {secret}, got 403")
+    except ValueError:
+        pass
+"""
+
+
+def test_headers_and_urls_of_the_configuration_are_in_no_trace(tracer: harness.Tracer, tmp_path: Path) -> None:
+    """They are handed on in the environment, from where the program has them; whatever it does with them, they hide."""
+    (tmp_path / "program.py").write_text(OWN)
+    with running() as server:
+        url = server.url.replace("://", "://bob:sesame-open-42@")
+        sinks = [
+            {"type": "file", "path": "traces/{service}-{pid}.jsonl"},
+            {"type": "http", "url": url, "headers": {"X-Custom": "LITXSECRET8"}},
+        ]
+        config = {"sinks": sinks, "capture": {"max_string": 7936, "max_bytes": "64KiB"}}
+        ended = tracer.run([sys.executable, "program.py"], config=config)
+        sent = b"\n".join(line for request in server.requests for line in request.lines)
+
+    assert ended.returncode == 0, ended.stderr
+    out = written(tmp_path) | {"requests": sent}
+    assert sent.count(b"[redacted]") >= 10
+    assert b"max_string" in sent  # so the variable was shown, but for its secrets
+    assert [name for name, text in out.items() if b"LITXSECRET8" in text or b"sesame-open-42" in text] == []
