@@ -24,6 +24,7 @@ import psutil
 from scale_shop import ORDER, order
 
 TICK_S = 0.05
+SETTLED_S = 0.3  # after which what was recorded is delivered: how much waits depends on what else the machine does
 FORK_EVERY_S = 5.0
 IN_THREAD = 10  # of so many orders, one is made in a thread
 IN_CHILD = 5  # orders
@@ -156,6 +157,7 @@ async def soak(load: Load, *, seconds: float, rate: float, every: float, samples
                 load.child()
             if time.monotonic() >= sample_at:
                 sample_at += every
+                await asyncio.sleep(SETTLED_S)
                 print(json.dumps(sample(process, load)), file=file, flush=True)
 
 
