@@ -440,7 +440,10 @@ def _own_headers(headers: Any) -> Iterator[str]:
     for name, value in headers.items() if isinstance(headers, dict) else headers or ():
         if isinstance(value, str) and str(name).lower() not in _PUBLIC_HEADERS:
             scheme, _, credentials = value.partition(" ")
-            yield credentials if scheme.lower() in _SCHEMES else value
+            if scheme.lower() in _SCHEMES:
+                yield credentials
+            elif not value.isalpha() or is_secret(_ends(str(name)), squash(_ends(str(name)))):
+                yield value  # a mere word, such as the name of an environment, stands in texts for other reasons
 
 
 def _command(argument: str, before: str) -> str:

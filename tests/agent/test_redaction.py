@@ -482,7 +482,7 @@ def test_secrets_of_sinks_are_headers_and_passwords_of_urls() -> None:
         {
             "type": "mine",
             "to": {"url": "amqp://bob:p%40ssw0rd-1@mq/x"},
-            "headers": {"X-A": 'say "hello"', "X-B": "short"},
+            "headers": {"X-A": 'say "hello"', "X-B": "short", "X-Env": "production", "X-Api-Key": "correcthorse"},
         },
         types.SimpleNamespace(
             url="https://lonely-token@x.org/y", headers=(("Authorization", "Bearer abc-1234"), ("Accept", "text/plain"))
@@ -490,7 +490,7 @@ def test_secrets_of_sinks_are_headers_and_passwords_of_urls() -> None:
     ]
 
     assert secrets_of(sinks) == [
-        "p%40ssw0rd-1", "p@ssw0rd-1", 'say "hello"', "lonely-token", "abc-1234", r"say \"hello\"",
+        "p%40ssw0rd-1", "p@ssw0rd-1", 'say "hello"', "correcthorse", "lonely-token", "abc-1234", r"say \"hello\"",
     ]  # fmt: skip
 
 
