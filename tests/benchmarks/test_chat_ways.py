@@ -40,7 +40,7 @@ def trace(*, sink: str = "file", lost: int = 0) -> bytes:
             events.append({"timestamp": millis, "event": "ENTER", "args": json.dumps(args), **span})
             events.append({"timestamp": millis, "event": "EXIT", **span})
     if lost:
-        events.append({"event": "LOSS", "sink": sink, "calls": lost, "events": 2 * lost})
+        events.append({"event": "LOSS", "sink": sink, "calls": lost, "events": 2 * lost, "repeated": False})
     numbers = [*range(len(events)), len(events) + 2 * lost]
     stop = {"event": "STOP", "delivered": {sink: len(events)}, "lost": {sink: 2 * lost}, "recorded": numbers[-1]}
     events.append({**stop, "discardedEvents": 0, "openCalls": 0})
