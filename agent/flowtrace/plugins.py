@@ -12,13 +12,11 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import zip_longest
 
-from flowtrace import threads
 from flowtrace.entrypoints import BUILTIN, entry_points
 from flowtrace.errors import ConfigError, PluginError
 from flowtrace.explanations import joined, nearest, shown
 from flowtrace.hooks import PROJECT, Sink, SinkContext, SinkFactory, Specifications
 from flowtrace.typed import TYPE_CHECKING, Any, NamedTuple
-from flowtrace.unpatched import _thread
 
 if TYPE_CHECKING:  # a process with the built-in sinks alone imports none of these
     import msgspec
@@ -139,6 +137,9 @@ class Registry:
 @contextlib.contextmanager
 def _watched(warn: Callable[[str], None]) -> Iterator[None]:
     """Have a thread say so where a factory takes long: the program waits for it, and could not say why."""
+    from flowtrace import threads  # which the launcher needs not
+    from flowtrace.unpatched import _thread
+
     is_over = _thread.allocate_lock()
     is_over.acquire()
     problem = f"its factory has not returned for {LONG_S:.3g} s, and the program waits; what waits belongs in open()"
