@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from flowtrace import plugins
+from flowtrace import plugins, threads
 from flowtrace.errors import ConfigError, FlowtraceError
 from flowtrace.plugins import BUILTIN, discover, load
 from flowtrace.testing import make_context
@@ -270,7 +270,7 @@ def test_factory_is_not_watched_where_no_thread_can_start(write: Write, monkeypa
     def start_none(function: Callable[[], None]) -> None:
         raise RuntimeError("can't start new thread")
 
-    monkeypatch.setattr(plugins.threads, "start", start_none)
+    monkeypatch.setattr(threads, "start", start_none)
     registry = load([write("toy_alone", TOY)])
 
     [(name, _)] = registry.build([{"type": "toy"}], lambda name: make_context())
