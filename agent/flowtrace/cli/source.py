@@ -78,7 +78,7 @@ def working_directory(environ: Mapping[str, str]) -> str:
     try:
         return os.getcwd()
     except FileNotFoundError:
-        return os.path.join(DELETED, os.path.basename(environ.get("PWD", "").rstrip(os.sep)))
+        return os.path.join(DELETED, os.path.basename(environ.get("PWD", "").rstrip(os.sep)) or "nameless")
 
 
 def find(

@@ -281,10 +281,12 @@ def test_no_file_is_no_folder(process: Process, ctl: Ctl) -> None:
     assert ctl("reload", "--config", "") == (2, "", said)
 
 
+@pytest.mark.parametrize("pwd", ["", "/some/gone"])
 def test_reload_from_a_deleted_folder(
-    process: Process, ctl: Ctl, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    process: Process, ctl: Ctl, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pwd: str
 ) -> None:
-    """What is named by its whole path is read; of another the line says why it is not."""
+    """What is named by its whole path is read; of another the line says why it is not, whatever a shell has said."""
+    monkeypatch.setenv("PWD", pwd)
     (tmp_path / "other.yaml").write_text(CONFIG)
     (tmp_path / "gone").mkdir()
     monkeypatch.chdir(tmp_path / "gone")
@@ -293,7 +295,8 @@ def test_reload_from_a_deleted_folder(
     assert ctl("reload", "--config", str(tmp_path / "other.yaml"))[0] == 0
     status, _, err = ctl("reload", "--config", "../other.yaml")
 
-    assert (status, "the working directory is deleted; name the file by its whole path" in err) == (2, True)
+    assert "the working directory is deleted; name the file by its whole path" in err
+    assert status == 2
     assert len(process.asked) == 1
 
 
