@@ -236,7 +236,7 @@ class Lines:
         millis = ""
 
         def line(record: Record) -> bytes:
-            """The JSON object of ``record``, without a newline. Measured: 1.2 µs for an ENTER, 0.8 µs for an EXIT."""
+            """The JSON object of ``record``, without a newline. Measured: 2.4 µs for an ENTER, 1.1 µs for an EXIT."""
             nonlocal since_ns, until_ns, millis
             kind = record[0]
             if kind == STATEMENT:

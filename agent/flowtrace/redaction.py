@@ -437,12 +437,13 @@ def _own(options: Any) -> Iterator[str]:
 
 
 def _own_headers(headers: Any) -> Iterator[str]:
-    for name, value in headers.items() if isinstance(headers, dict) else headers or ():
-        if isinstance(value, str) and str(name).lower() not in _PUBLIC_HEADERS:
+    for header, value in headers.items() if isinstance(headers, dict) else headers or ():
+        name = _ends(str(header))
+        if isinstance(value, str) and name.lower() not in _PUBLIC_HEADERS:
             scheme, _, credentials = value.partition(" ")
             if scheme.lower() in _SCHEMES:
                 yield credentials
-            elif not value.isalpha() or is_secret(_ends(str(name)), squash(_ends(str(name)))):
+            elif not value.isalpha() or is_secret(name, squash(name)):
                 yield value  # a mere word, such as the name of an environment, stands in texts for other reasons
 
 
