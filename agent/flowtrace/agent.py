@@ -267,13 +267,14 @@ class Agent:
         self._dispatcher.after_turn = self._after_turn
         self._dispatcher.while_full = self._control.look  # a sink that hangs: then most of all
         self._dispatcher.uncaptured = lambda: self.attachment.uncaptured
-        self._say_start(names)
-        self._is_open = True
-        try:
-            self._dispatcher.start(lanes)
-        except RuntimeError as error:
-            recorder.state.max_events = -1
-            self.warnings.warn(f"pid {os.getpid()} is not traced: {error}")
+        with self._endings.held_back():
+            self._say_start(names)
+            self._is_open = True
+            try:
+                self._dispatcher.start(lanes)
+            except RuntimeError as error:
+                recorder.state.max_events = -1
+                self.warnings.warn(f"pid {os.getpid()} is not traced: {error}")
 
     def _after_turn(self) -> None:
         self._announcement.when_settled()

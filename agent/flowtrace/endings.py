@@ -15,7 +15,7 @@ import os
 import signal
 import sys
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from flowtrace.constants import Raised
 from flowtrace.splices import Splice, Splices
@@ -125,6 +125,17 @@ class Endings:
         self._stop()  # a second signal comes here as well, and waits for the same end
         _signal.signal(number, _signal.SIG_DFL)
         os.kill(os.getpid(), number)
+
+    @contextlib.contextmanager
+    def held_back(self) -> Iterator[None]:
+        """Have our signals come behind this: what they strike in the midst of can neither go on nor be stopped."""
+        ours = self._ours()
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, ours) if ours and hasattr(signal, "pthread_sigmask") else None
+        try:
+            yield
+        finally:
+            if mask is not None:
+                signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
     def before_fork(self) -> None:
         """Hold our signals back: Python forgets what comes to a child before its hooks.

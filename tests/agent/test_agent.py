@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -75,14 +76,16 @@ class Scene:
         (folder / "memory_plugin.py").write_text(PLUGIN)
         (folder / "shop.py").write_text(SHOP)
 
-    def run(self, script: str, *, returncode: int = 0, stderr: str = "", **changes: Any) -> dict[str, Any]:
-        """What the script hands to ``finish``; ``changes`` are to the configuration."""
+    def run(
+        self, script: str, *, before: str = "", returncode: int = 0, stderr: str = "", **changes: Any
+    ) -> dict[str, Any]:
+        """What the script hands to ``finish``; ``before`` runs first, ``changes`` are to the configuration."""
         rules = {"service": "test", "targets": (Rule(modules=("shop",)),), "sinks": ({"type": "memory"},), **changes}
         resolved = Resolved(
             config=msgspec.structs.replace(config(), **rules), plugins=("memory_plugin",), ready=(None,),
             directory=str(self.folder), project=str(self.folder),
         )  # fmt: skip
-        (self.folder / "script.py").write_text(START + script)
+        (self.folder / "script.py").write_text(before + START + script)
         env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(self.folder), *sys.path]), "FLOWTRACE_STRICT": "1"}
         ended = subprocess.run(
             [sys.executable, "script.py", started(handed_on(resolved), quiet=True)],
@@ -112,6 +115,34 @@ def test_a_process_tells_its_start_what_is_attached_and_its_end(scene: Scene) ->
     assert (events[0]["schema"], events[0]["service"], events[0]["sinks"]) == (1, "test", ["memory"])
     assert events[1]["functions"][1] == {"name": "f", "line": 8, "how": "instrumented"}
     assert events[-1]["recorded"] == events[-1]["delivered"]["memory"] == 4
+
+
+STRIKE = """
+import os, signal
+import flowtrace.threads
+
+moments = []
+start_thread = flowtrace.threads.start
+
+def moment():
+    moments.append(None)
+    if len(moments) == {number}:
+        os.kill(os.getpid(), signal.SIGTERM)
+
+def start_struck(function):
+    moment()
+    start_thread(function)
+    moment()
+
+flowtrace.threads.start = start_struck
+"""
+
+
+@pytest.mark.parametrize("number", range(1, 5))
+def test_signal_while_threads_are_started_loses_nothing(scene: Scene, number: int) -> None:
+    """Before and behind the start of each, the sink's and the dispatcher's: START is delivered, nothing is waited for."""
+    # fault P7
+    scene.run("print('went on', file=sys.stderr)", before=STRIKE.format(number=number), returncode=-signal.SIGTERM)
 
 
 def test_full_queue_is_said_with_its_remedy(scene: Scene) -> None:
