@@ -140,7 +140,7 @@ flowtrace.threads.start = start_struck
 
 @pytest.mark.parametrize("number", range(1, 5))
 def test_signal_while_threads_are_started_loses_nothing(scene: Scene, number: int) -> None:
-    """Before and behind the start of each, the sink's and the dispatcher's: START is delivered, nothing is waited for."""
+    """Before and behind the start of each, the sink's and the dispatcher's: START is delivered, nothing waited for."""
     # fault P7
     scene.run("print('went on', file=sys.stderr)", before=STRIKE.format(number=number), returncode=-signal.SIGTERM)
 
