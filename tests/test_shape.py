@@ -192,7 +192,7 @@ def test_subcommand_is_documented_and_has_a_module(command: str) -> None:
     assert (AGENT / "cli" / f"{command}.py").is_file()
 
 
-@pytest.mark.parametrize("variable", ["FLOWTRACE_CONFIG", "FLOWTRACE_ENABLED"])
+@pytest.mark.parametrize("variable", ["FLOWTRACE_CONFIG", "FLOWTRACE_ENABLED", "FLOWTRACE_PURE_PYTHON"])
 def test_environment_variable_is_documented(variable: str) -> None:
     """What can be set in the environment is in the README or in docs/."""
     assert variable in documentation()

@@ -5,10 +5,12 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import sysconfig
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,9 +18,17 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+import pytest
+
 ROOT = Path(__file__).resolve().parents[2]
 DEADLINE_S = 30.0  # for what takes a second on an idle machine
 ENDURANCE = os.environ.get("FLOWTRACE_ENDURANCE") == "1"  # the long forms of tests
+
+COMPILER = (os.environ.get("CC") or sysconfig.get_config_var("CC") or "cc").split()[0]
+HEADER = Path(sysconfig.get_path("include"), "Python.h")
+needs_compiler = pytest.mark.skipif(
+    not (shutil.which(COMPILER) and HEADER.is_file()), reason=f"nothing to compile with: no {COMPILER}, or no {HEADER}"
+)
 
 Event = dict[str, Any]
 Config = Mapping[str, Any] | str | None
