@@ -18,7 +18,7 @@ AGENT, PLUGINS, CHAT = ROOT / "agent/flowtrace", ROOT / "plugins/flowtrace_plugi
 LAYERS = {  # a module imports from its own layer and from those above it in this table, CONTRIBUTING says why
     "leaves": [
         "errors", "events", "hooks", "constants", "introspection", "positions", "assembly", "tracecontext",
-        "unpatched", "threads", "entrypoints", "patterns", "late", "typed",
+        "unpatched", "threads", "entrypoints", "patterns", "late", "native", "typed",
     ],
     "pure": [
         "explanations", "quantities", "config", "settings", "selection", "secretnames", "secretforms", "redaction",

@@ -295,8 +295,7 @@ class Attachment:
         return self._known(suspendable(self._recorder, functions))
 
     def _known(self, parts: _Parts) -> _Parts:
-        for part in (parts.enter, parts.leave):
-            self._parts[part.__qualname__] = part
+        self._parts |= constants.in_both_forms(parts.enter) | {parts.leave.__qualname__: parts.leave}
         return parts
 
     def encoder(self, limits: Limits | None = None) -> Encoder:

@@ -18,6 +18,7 @@ arrive: Callable[[str | None], None] | None = None  # likewise
 
 
 SUSPENDABLE = "suspendable_"  # begins the parts of bodies that can be suspended
+ENTRY = "entry"  # the part that is called as a subscript, ``entry[names, values]``; as a function, it is "enter"
 
 
 FOLDER = __file__.rpartition("constants.py")[0]  # the beginning of the file names of our frames
@@ -97,9 +98,36 @@ def __getattr__(name: str) -> Any:
     return resolve(name) if resolve else _UNTRACED[part]
 
 
+def is_entry(enter: Callable[..., Any]) -> bool:
+    """Whether a part is called as a subscript."""
+    return hasattr(type(enter), "__getitem__")
+
+
+def in_both_forms(enter: Callable[..., Any]) -> dict[str, Callable[..., Any]]:
+    """A part by its name, and by that which code has for it that was pickled where it is called the other way."""
+    name = enter.__qualname__
+    if is_entry(enter):
+        return {name: enter, name.replace(ENTRY, "enter", 1): enter}
+    entry: Any = Entry(enter)
+    return {name: enter, name.replace("enter", ENTRY, 1): named(entry, name.replace("enter", ENTRY, 1))}
+
+
+class Entry:
+    """A function to be called as a subscript."""
+
+    def __init__(self, enter: Callable[..., Any]) -> None:
+        self._enter, self.__qualname__ = enter, ""
+
+    def __getitem__(self, key: tuple[Any, Any]) -> Any:
+        return self._enter(*key)
+
+    def __reduce__(self) -> str:
+        return self.__qualname__
+
+
 def _nothing(*_: object) -> None: ...
 
 
-_UNTRACED: dict[str, Callable[..., Any]] = {
-    prefix + part: _nothing for prefix in ("", SUSPENDABLE) for part in ("enter", "leave")
+_UNTRACED: dict[str, Any] = {prefix + part: _nothing for prefix in ("", SUSPENDABLE) for part in ("enter", "leave")} | {
+    prefix + ENTRY: Entry(_nothing) for prefix in ("", SUSPENDABLE)
 }

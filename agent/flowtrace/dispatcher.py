@@ -16,7 +16,7 @@ import os
 from collections.abc import Callable, Sequence
 
 from flowtrace import threads
-from flowtrace.events import ENTER, EXCEPTION, EXIT, STATEMENT, Batch, Lines, Record
+from flowtrace.events import ENTER, STATEMENT, Batch, Lines, Record, size_of
 from flowtrace.lane import POLL_S, STARVED, Chunk, Lane
 from flowtrace.late import orjson
 from flowtrace.losses import Loss, Losses
@@ -316,7 +316,7 @@ class Dispatcher:
         if late:
             rest = [record for record in self._taken if record[2] < end]
             state = self._recorder.state
-            state.drained_bytes, self._taken = state.drained_bytes + sum(map(_SIZE, late)), rest
+            state.drained_bytes, self._taken = state.drained_bytes + size_of(late), rest
 
     def _offer(self, records: list[Record]) -> None:
         if self._chunk is None:
@@ -329,31 +329,29 @@ class Dispatcher:
         state = self._recorder.state
         self._released += len(self._taken)
         state.drained_bytes, state.moved_ns, self._taken, self._chunk, self._offered_to = (
-            state.drained_bytes + sum(map(_SIZE, self._taken)), self._recorder.clock(), [], None, 0,
+            state.drained_bytes + size_of(self._taken), self._recorder.clock(), [], None, 0,
         )  # fmt: skip
 
     def _encoded(self, records: list[Record]) -> Chunk:
+        sent = records
         try:
-            lines, sent = [*map(self._lines.line, records)], records
+            body, calls, ends = self._lines.body(records)
         except Exception:  # noqa: BLE001  # which of them is it
-            lines, sent = self._encoded_singly(records)
-        kinds = [*map(_KIND, sent)]
-        calls = kinds.count(ENTER)
-        chunk = Chunk(Batch(self.new_id() if lines else "", lines), sent, calls)
-        if len(sent) < len(records):
-            lost_calls = [*map(_KIND, records)].count(ENTER) - calls
-            self._losses.add("could not be encoded", len(records) - len(sent), calls=lost_calls)
-        self._open_calls += calls - kinds.count(EXIT) - kinds.count(EXCEPTION)
-        return chunk
+            sent = self._encodable(records)
+            body, calls, ends = self._lines.body(sent)
+            if len(sent) < len(records):
+                lost_calls = [*map(_KIND, records)].count(ENTER) - calls
+                self._losses.add("could not be encoded", len(records) - len(sent), calls=lost_calls)
+        self._open_calls += calls - ends
+        return Chunk(Batch.of(self.new_id() if sent else "", body, len(sent)), sent, calls)
 
-    def _encoded_singly(self, records: list[Record]) -> tuple[list[bytes], list[Record]]:
-        """The lines that can be made, and their records."""
-        lines: list[bytes] = []
+    def _encodable(self, records: list[Record]) -> list[Record]:
+        """Those of which a line can be made."""
         sent: list[Record] = []
         rest = collections.deque(records)
         while rest:
             try:
-                lines.append(self._lines.line(rest[0]))
+                self._lines.line(rest[0])
                 sent.append(rest[0])
             except STARVED:
                 if self._stop_at is not None and time.monotonic() >= self._stop_at:
@@ -364,7 +362,7 @@ class Dispatcher:
                 if self._recorder.state.strict:
                     raise
             rest.popleft()
-        return lines, sent
+        return sent
 
     def _report_losses(self) -> None:
         state = self._recorder.state
@@ -501,4 +499,4 @@ def _next_of(numbers: itertools.count[int]) -> int:
     return int(repr(numbers).removeprefix("count(").removesuffix(")"))
 
 
-_KIND, _SIZE = operator.itemgetter(0), operator.itemgetter(-1)
+_KIND = operator.itemgetter(0)

@@ -8,9 +8,11 @@ added since comes after them.
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Sequence
 
 from flowtrace.late import orjson
+from flowtrace.native import native
 from flowtrace.typed import Any, NamedTuple, TypeAlias
 
 SCHEMA_VERSION = 1
@@ -97,11 +99,16 @@ class Batch:
         self._id, self._body, self._count = id, b"\n".join([*lines, b""]), len(lines)
 
     @classmethod
+    def of(cls, id: str, body: bytes, count: int) -> Batch:
+        """A batch of so many lines, each ended by a newline."""
+        made = cls.__new__(cls)
+        made._id, made._body, made._count = id, body, count
+        return made
+
+    @classmethod
     def joined(cls, id: str, batches: Sequence[Batch]) -> Batch:
         """One batch with the events of several."""
-        made = cls(id, ())
-        made._body, made._count = b"".join([batch.body for batch in batches]), sum(map(len, batches))
-        return made
+        return cls.of(id, b"".join([batch.body for batch in batches]), sum(map(len, batches)))
 
     def __len__(self) -> int:
         return self._count
@@ -208,11 +215,16 @@ class Lines:
         pid: The process id.
         wall_offset_ns: What to add to a record's monotonic time to get nanoseconds since the epoch.
         values_as_text: Arguments and results as JSON text in a string, as in the original format; else as JSON.
+        is_native: Whether they are made in C, where that is there.
+
+    Attributes:
+        line: The JSON object of a record, without a newline.
     """
 
     def __init__(
-        self, *, describe: Callable[[int], Described], ids: Ids, pid: int, wall_offset_ns: int, values_as_text: bool
-    ) -> None:
+        self, *, describe: Callable[[int], Described], ids: Ids, pid: int, wall_offset_ns: int, values_as_text: bool,
+        is_native: bool = True,
+    ) -> None:  # fmt: skip
         self._describe, self._ids, self._pid = describe, ids, pid
         self._wall_offset_ns = wall_offset_ns
         self._value = _as_text if values_as_text else bytes.decode
@@ -221,7 +233,30 @@ class Lines:
         self._static: dict[int, tuple[str, str]] = {}
         self._places: dict[int, str] = {}
         self._endings: dict[str | None, str] = {}
-        self.line: Callable[[Record], bytes] = self._made()
+        self._native = self._made_native(values_as_text) if is_native and native else None
+        self.line: Callable[[Record], bytes] = self._native.line if self._native else self._made()
+
+    def body(self, records: list[Record]) -> tuple[bytes, int, int]:
+        """All their lines, each ended by a newline; how many of them begin calls, and how many end some."""
+        if self._native:
+            made: tuple[bytes, int, int] = self._native.body(records)
+            return made
+        kinds = [*map(_KIND, records)]
+        ends = kinds.count(EXIT) + kinds.count(EXCEPTION)
+        return b"\n".join([*map(self.line, records), b""]), kinds.count(ENTER), ends
+
+    def _made_native(self, values_as_text: bool) -> Any:
+        return native.Lines(
+            epochs=self._ids._epochs,
+            ending_of=lambda task: self._add_ending(task).encode(),
+            static_of=lambda target: tuple(text.encode() for text in self._add_static(target)),
+            keys_of=lambda names: (names, *(json_text(name) + b":" for name in names)),
+            dumps=lambda value: orjson.dumps(value),
+            statement=self._statement,
+            offset_ns=self._wall_offset_ns,
+            values_as_text=values_as_text,
+            max_remembered=_MAX_REMEMBERED,
+        )
 
     def _made(self) -> Callable[[Record], bytes]:
         """The function that makes lines; what it looks up again and again are cells of it.
@@ -321,6 +356,12 @@ class Lines:
         return ending
 
 
+def _size_of(records: list[Record]) -> int:
+    return sum(map(_SIZE, records))
+
+
+size_of: Callable[[list[Record]], int] = native.size_of if native else _size_of  # for what they count on the queue
+_KIND, _SIZE = operator.itemgetter(0), operator.itemgetter(-1)
 _TRACE_ID, _SPAN_ID = slice(12, 44), slice(56, 72)  # of a place
 _MAX_REMEMBERED = 4_096
 

@@ -30,7 +30,7 @@ import types
 from collections.abc import Callable, Iterator
 
 from flowtrace.assembly import NO_POSITION, Handler, Instruction, assemble, depths, disassemble
-from flowtrace.constants import Raised, without_our_frames
+from flowtrace.constants import Raised, is_entry, without_our_frames
 from flowtrace.errors import InstrumentError
 from flowtrace.typed import Any, Literal, NamedTuple, Protocol, TypeAlias
 
@@ -257,7 +257,8 @@ class _Body:
         places = self._code.co_varnames
         values = [Instruction("LOAD_DEREF" if places[n] in cells else "LOAD_FAST", n) for n, _ in arguments]
         names = self._load(tuple(name for _, name in arguments))
-        enter = [self._load(self._parts.enter), names, *values, Instruction("BUILD_TUPLE", len(values)), *_call(1)]
+        call = _subscript() if is_entry(self._parts.enter) else _call(1)
+        enter = [self._load(self._parts.enter), names, *values, Instruction("BUILD_TUPLE", len(values)), *call]
         untraced = [self._load(None), Instruction(_JUMP_BACK, target=self._body[0])]
         handler = self._guard(0, untraced)
         # they have no line: none may begin before the flow is there, or a debugger could not jump back to it
@@ -420,6 +421,11 @@ def _restoring(outer: Handler | None, *, depth: int) -> _Restoring:
 def _call(count: int) -> list[Instruction]:
     """The call of a function that lies below its arguments, ``count`` of them beside the first."""
     return [*([Instruction("PRECALL", count)] if _PRECALLS else []), Instruction("CALL", count)]
+
+
+def _subscript() -> list[Instruction]:
+    """The same as a subscript, behind which no signal handler is run."""
+    return [Instruction("BUILD_TUPLE", 2), Instruction("BINARY_SUBSCR")]
 
 
 def _handled(instruction: Instruction, handler: Handler | None) -> Instruction:

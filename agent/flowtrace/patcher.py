@@ -11,7 +11,7 @@ import sys
 import types
 from collections.abc import Iterable, Iterator
 
-from flowtrace.constants import Raised
+from flowtrace.constants import Raised, is_entry
 from flowtrace.instrument import Function, nested
 from flowtrace.typed import TYPE_CHECKING, Any, NamedTuple
 
@@ -189,7 +189,8 @@ def _wrapper_class() -> Any:
                 if parts is None:  # since a moment ago
                     return wrapped(*args, **kwargs)
                 enter, leave = parts
-                flow = enter(("args", *kwargs), (args, *kwargs.values()))
+                names, values = ("args", *kwargs), (args, *kwargs.values())
+                flow = enter[names, values] if is_entry(enter) else enter(names, values)  # type: ignore[index]
                 try:
                     result = wrapped(*args, **kwargs)
                 except BaseException:

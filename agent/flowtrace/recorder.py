@@ -23,9 +23,10 @@ import sys
 import types
 from collections.abc import Callable, Iterator
 
-from flowtrace.constants import FOLDER, Raised, name_of, named
+from flowtrace.constants import ENTRY, FOLDER, Raised, name_of, named
 from flowtrace.events import ENTER, EXCEPTION, EXIT, NO_RESULT, NOT_CAPTURED, Record, by_name
 from flowtrace.introspection import module_of, traceback_of
+from flowtrace.native import native
 from flowtrace.tracecontext import Remote
 from flowtrace.typed import Any, NamedTuple, Protocol, TypeAlias
 from flowtrace.unpatched import _thread, chance, new_chances, time
@@ -148,7 +149,15 @@ class _Bound:
         state.full_at = state._drained_bytes + state._max_bytes
 
 
-class State:
+_Counters: Any = native.Counters if native else object  # what calls look at, where C code finds it
+_Thread: Any = native.Thread if native else object
+_COUNTERS = (
+    "_max_events", "_wake_at", "elsewhere", "first", "full_at", "in_loop", "look_at", "lost_calls", "lost_events",
+    "queued_bytes", "rate", "skipped_calls", "suppressed_calls", "task_name", "wake", "woken",
+)  # fmt: skip
+
+
+class State(_Counters):  # type: ignore[misc]
     """Counters and limits that the recorder and the dispatcher share; each field has one kind of writer.
 
     Attributes:
@@ -157,9 +166,7 @@ class State:
     """
 
     __slots__ = (
-        "_drained_bytes", "_max_bytes", "_max_events", "_wake_at", "block_ns", "elsewhere", "failures", "first",
-        "full_at", "in_loop", "look_at", "lost_calls", "lost_events", "moved_ns", "queued_bytes", "rate",
-        "skipped_calls", "strict", "suppressed_calls", "task_name", "wake", "woken",
+        "_drained_bytes", "_max_bytes", "block_ns", "failures", "moved_ns", "strict", *(() if native else _COUNTERS),
     )  # fmt: skip
     drained_bytes, max_events, max_bytes, wake_at = _Bound(), _Bound(), _Bound(), _Bound()
     _drained_bytes: int
@@ -199,10 +206,10 @@ class Unwinding(NamedTuple):
     payload: bytes
 
 
-class Thread:
+class Thread(_Thread):  # type: ignore[misc]
     """What the recorder knows of one thread."""
 
-    __slots__ = ("busy", "id", "raised")
+    __slots__ = () if native else ("busy", "id", "raised")
 
     def __init__(self) -> None:
         self.id = _thread.get_native_id()
@@ -215,17 +222,18 @@ class Recorder:
 
     Args:
         clock: Monotonic nanoseconds.
+        is_native: Whether the functions are those written in C, where these are there.
     """
 
-    def __init__(self, *, clock: Callable[[], int] = time.monotonic_ns) -> None:
-        self.clock = clock
+    def __init__(self, *, clock: Callable[[], int] = time.monotonic_ns, is_native: bool = True) -> None:
+        self.clock, self._is_native = clock, is_native and native is not None
         self.state = State()
         self.queue: collections.deque[Record] = collections.deque()
         self.seq = itertools.count()
         self.current: contextvars.ContextVar[Current | None] = contextvars.ContextVar("flowtrace", default=None)
         self.targets: list[Target] = []
         self.limits: list[Limit] = []
-        self._makers: dict[int, Callable[[Target, int], Functions]] = {}
+        self._makers: dict[tuple[int, bool], Callable[[Target, int], Functions]] = {}
         self.forked: Callable[[], object] = self.reset  # makes a child its own that was forked past Python's hooks
         self._here = _wiped_on_fork()
         self.stuck_since = -1  # the `moved_ns` after which nothing moved for too long
@@ -271,14 +279,44 @@ class Recorder:
         """The enter and leave functions of ``target``, which from now on is in ``targets``."""
         index = len(self.targets)
         self.targets.append(target)
-        key = id(target.encoder)  # its maker keeps it alive
+        is_native = self._is_native and target.max_per_second is None
+        key = id(target.encoder), is_native  # its maker keeps it alive
         if key not in self._makers:
-            self._makers[key] = self._maker(target.encoder)
+            self._makers[key] = (self._native_maker if is_native else self._maker)(target.encoder)
         enter, leave = self._makers[key](target, index)
         if target.max_per_second is not None:
             enter = self._limited(Limit(target, target.max_per_second), enter)
         place = target.module, target.qualname, target.line
-        return Functions(named(enter, name_of("enter", *place)), named(leave, name_of("leave", *place)))
+        first = name_of(ENTRY if is_native else "enter", *place)
+        return Functions(named(enter, first), named(leave, name_of("leave", *place)))
+
+    def _native_maker(self, encoder: Encodes) -> Callable[[Target, int], Functions]:
+        """The same as `_maker`, of the functions in C; see ``_native.c``."""
+        scalar_arguments, scalar_results = encoder.scalar_arguments, encoder.scalar_results
+        max_string, unchecked, unchecked_word, is_clean, room_for = scalar_arguments or scalar_results or _NO_SCALARS
+        max_result = min(max_string, room_for(("",)))
+        encode_exception = encoder.exception
+
+        def described(me: Thread, error: BaseException | None) -> bytes:
+            return _same_exception(me, error) or _new_exception(me, error, encode_exception)
+
+        core = native.Core(
+            recorder=self, state=self.state, queue=self.queue, here=self._here, current=self.current, seq=self.seq,
+            clock=self.clock, is_system_clock=self.clock is time.monotonic_ns and sys.platform == "linux",
+            arguments=encoder.arguments, result=encoder.result, described=described, is_clean=is_clean,
+            room_for=room_for, takes_scalar_arguments=scalar_arguments is not None,
+            takes_scalar_results=scalar_results is not None and max_result >= unchecked, max_string=max_string,
+            max_result=max_result, unchecked=unchecked, unchecked_word=unchecked_word, plain_int=PLAIN_INT,
+            call_bytes=CALL_BYTES, scalar_bytes=SCALAR_BYTES, lost=LOST, skipped=SKIPPED, raised=Raised,
+            lost_exception=LOST_EXCEPTION, lost_recursion_error=LOST_RECURSION_ERROR,
+            lost_memory_error=LOST_MEMORY_ERROR, no_result=NO_RESULT, not_captured=NOT_CAPTURED,
+        )  # fmt: skip
+
+        def make(target: Target, index: int) -> Functions:
+            enter = native.Enter(core, index, target.args, target.rate)
+            return Functions(enter, native.Leave(core, index, target.result))
+
+        return make
 
     def _maker(self, encoder: Encodes) -> Callable[[Target, int], Functions]:
         """Makes the functions of targets that share an encoder.

@@ -16,6 +16,7 @@ import types
 from collections.abc import Callable
 
 from flowtrace.constants import SUSPENDABLE, Raised, named
+from flowtrace.native import native
 from flowtrace.recorder import Flow, Functions, Recorder
 from flowtrace.typed import Any, NamedTuple
 
@@ -47,18 +48,32 @@ def _descend(recorder: Recorder) -> None:
 
 def suspend(suspended: Suspended | None) -> None:
     """Before the body is suspended: hand the span back."""
-    if suspended is not None:
+    if type(suspended) is not Suspended:
+        if suspended is not None:  # of a function in C, where its code was pickled in a process without
+            native_suspend(suspended)
+    else:
         suspended.paused_at = suspended.clock()
         suspended.current.set(suspended.outer)
 
 
 def resumed(suspended: Suspended | None) -> None:
     """When the body goes on, possibly in another context than before: take the span up. More than once is once."""
-    if suspended is not None and suspended.paused_at is not None:
+    if type(suspended) is not Suspended:
+        if suspended is not None:
+            native_resumed(suspended)
+    elif suspended.paused_at is not None:
         suspended.idle_ns += suspended.clock() - suspended.paused_at
         suspended.paused_at = None
         suspended.outer = suspended.current.get()
         suspended.current.set(suspended.here)
+
+
+native_suspend, native_resumed = suspend, resumed  # those in C are pickled by these names
+if native:
+    native_suspend, native_resumed = native.native_suspend, native.native_resumed
+    for each in (native_suspend, native_resumed):
+        each.__module__ = __name__
+    native.stand_in(suspend, resumed)
 
 
 class Suspendable(NamedTuple):
@@ -73,6 +88,9 @@ class Suspendable(NamedTuple):
 def suspendable(recorder: Recorder, functions: Functions) -> Suspendable:
     """What bodies that can be suspended call, on top of what any call."""
     enter_any, leave_any = functions
+    if native and type(enter_any) is native.Enter:
+        first, last = native.SuspendableEnter(enter_any), native.SuspendableLeave(leave_any, _ended)
+        return _named(Suspendable(first, last, native_suspend, native_resumed), functions)
     clock, thread = recorder.clock, recorder.thread
 
     def enter(names: tuple[str, ...], values: tuple[object, ...]) -> Suspended | None:
@@ -97,9 +115,13 @@ def suspendable(recorder: Recorder, functions: Functions) -> Suspendable:
         finally:
             leave_any(flow, result, active_ns, ended)
 
-    named(enter, SUSPENDABLE + enter_any.__qualname__)
-    named(leave, SUSPENDABLE + leave_any.__qualname__)
-    return Suspendable(enter, leave)
+    return _named(Suspendable(enter, leave), functions)
+
+
+def _named(parts: Suspendable, functions: Functions) -> Suspendable:
+    named(parts.enter, SUSPENDABLE + functions.enter.__qualname__)
+    named(parts.leave, SUSPENDABLE + functions.leave.__qualname__)
+    return parts
 
 
 def _ended(body: types.FrameType) -> str:

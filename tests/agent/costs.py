@@ -8,7 +8,8 @@ Counted are, for each way that a call can go:
   C takes and gives back by itself is not seen, nor is what comes from a free list or is larger than 512 bytes;
 - ``kept_blocks`` and ``kept_bytes``: what is still taken when the call is over, because its events wait on the queue.
 
-All is less what the same call takes untraced. Instructions and calls are counted for the way of the events to a file
+All is less what the same call takes untraced, and counted twice: in pure Python, and with the code in C, of which only
+memory and calls are seen. Instructions and calls are counted for the way of the events to a file
 too, per event and per batch; and of the start of a process, what is imported beyond what bare Python imports.
 
 Usage: ``python -m tests.agent.costs [--write] [PYTHON ...]``. Prints the figures of this Python, or of those that are
@@ -37,6 +38,7 @@ from typing import Any, NamedTuple, TypeAlias
 from flowtrace.dispatcher import Dispatcher
 from flowtrace.events import Described, Ids, Lines
 from flowtrace.lane import Lane
+from flowtrace.native import native
 from flowtrace.recorder import LOST, SKIPPED, Recorder
 from flowtrace.testing import make_context
 from flowtrace_plugins.file import FileSink
@@ -48,6 +50,7 @@ Figures: TypeAlias = dict[str, dict[str, float]]
 
 ROOT = Path(__file__).resolve().parents[2]
 FILE = Path(__file__).with_name("costs.json")
+PURE = "FLOWTRACE_PURE_PYTHON"
 VERSION = "{}.{}".format(*sys.version_info)
 SETTLED, MOST_TRIES = 3, 100  # so many counts in a row have to be the same
 KEPT_CALLS = 3_200  # of a hundred pieces of the queue
@@ -380,9 +383,10 @@ def _library(module: str) -> str:
 
 
 def figures() -> dict[str, Any]:
-    """All of them, of this Python."""
+    """All of them, of this Python, and of the code in C unless `PURE` is set."""
     gc.disable()
-    return {"calls": {case.name: of_call(case) for case in CASES}, "delivery": of_delivery(), "imports": of_start()}
+    way = "" if native is None else " in C"
+    return {f"calls{way}": {case.name: of_call(case) for case in CASES}, f"delivery{way}": of_delivery()}
 
 
 def of_python(python: str) -> dict[str, Any]:
@@ -391,9 +395,13 @@ def of_python(python: str) -> dict[str, Any]:
     Raises:
         subprocess.CalledProcessError: it cannot count them; it has said why on stderr.
     """
-    command = [python, "-m", "tests.agent.costs"]
-    done = subprocess.run(command, cwd=ROOT, env=environment(), stdout=subprocess.PIPE, check=True)
-    found: dict[str, Any] = json.loads(done.stdout)
+    found: dict[str, Any] = {}
+    for what, env in (("figures()", {PURE: "1"}), ("figures()", {}), ("{'imports': of_start()}", {})):
+        code = f"from tests.agent.costs import *; print(json.dumps({{VERSION: {what}}}))"
+        command = [python, "-c", code]
+        done = subprocess.run(command, cwd=ROOT, env=environment() | env, stdout=subprocess.PIPE, check=True)
+        for version, more in json.loads(done.stdout).items():
+            found[version] = found.get(version, {}) | more
     return found
 
 
@@ -403,8 +411,8 @@ def main() -> None:
     parser.add_argument("--write", action="store_true", help=f"put the figures into {FILE.name}")
     parser.add_argument("pythons", nargs="*", metavar="PYTHON", help="that has flowtrace; by default this one")
     options = parser.parse_args()
-    found = {VERSION: figures()} if not options.pythons else {}
-    for python in options.pythons:
+    found: dict[str, Any] = {}
+    for python in options.pythons or [sys.executable]:
         found |= of_python(python)
     if options.write:
         committed = json.loads(FILE.read_text()) if FILE.exists() else {}

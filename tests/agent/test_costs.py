@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from flowtrace.native import native
 from tests.agent import costs
 
 MARGIN = 0.01  # so figures below 100 have to be the same
@@ -46,7 +47,12 @@ def differences(committed: Mapping[str, Mapping[str, float]], found: Mapping[str
     return told
 
 
-@pytest.mark.parametrize("section", ["calls", "delivery"])
+IN_C = pytest.mark.skipif(native is None, reason="there is no C code here")
+
+
+@pytest.mark.parametrize(
+    "section", ["calls", "delivery", *(pytest.param(f"{what} in C", marks=IN_C) for what in ("calls", "delivery"))]
+)
 def test_each_step_takes_what_it_took(section: str, committed: dict[str, Any], found: dict[str, Any]) -> None:
     """Instructions, calls and memory for each way that a call can go, and for the way of its events to a file."""
     if different := differences(committed[section], found[section]):
@@ -56,9 +62,11 @@ def test_each_step_takes_what_it_took(section: str, committed: dict[str, Any], f
 @pytest.mark.parametrize("case", ["switched off", "not a target"])
 def test_what_is_not_traced_takes_nothing(case: str, found: dict[str, Any]) -> None:
     """Not one instruction more than untraced, whatever the file says."""
-    assert set(found["calls"][case].values()) == {0}
+    for section in {"calls", "calls in C"} & found.keys():
+        assert set(found[section][case].values()) == {0}
 
 
+@IN_C
 @pytest.mark.parametrize("process", ["launcher, first start", "launcher", "process"])
 def test_start_imports_what_it_imported(process: str, committed: dict[str, Any]) -> None:
     """The launcher and the traced process import no other modules than before."""

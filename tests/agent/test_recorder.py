@@ -514,7 +514,7 @@ def test_what_is_raised_between_any_two_calls_leaves_nothing_behind(way: str) ->
         assert recorder.thread().busy is False, moment
 
     kinds = [record[0] for record in recorder.queue]
-    assert 3 < struck < 90
+    assert (0 if type(leave) is not types.FunctionType else 3) < struck < 90  # in C there are few such moments
     assert kinds.count(ENTER) == kinds.count(EXIT)
     assert recorder.state.failures == 0
 
