@@ -30,7 +30,7 @@ typedef struct {
     long long lost_calls, lost_events, skipped_calls, suppressed_calls;
     double rate;
     char woken;
-    PyObject *in_loop, *task_name, *elsewhere, *wake;
+    PyObject *in_loop, *task_name, *current_task, *name_of, *elsewhere, *wake;
 } Counters;
 
 typedef struct {
@@ -58,6 +58,8 @@ static int counters_traverse(Counters *self, visitproc visit, void *arg)
 {
     Py_VISIT(self->in_loop);
     Py_VISIT(self->task_name);
+    Py_VISIT(self->current_task);
+    Py_VISIT(self->name_of);
     Py_VISIT(self->elsewhere);
     Py_VISIT(self->wake);
     return 0;
@@ -67,6 +69,8 @@ static int counters_clear(Counters *self)
 {
     Py_CLEAR(self->in_loop);
     Py_CLEAR(self->task_name);
+    Py_CLEAR(self->current_task);
+    Py_CLEAR(self->name_of);
     Py_CLEAR(self->elsewhere);
     Py_CLEAR(self->wake);
     return 0;
@@ -94,6 +98,8 @@ static PyMemberDef counters_members[] = {
     {"woken", T_BOOL, offsetof(Counters, woken)},
     {"in_loop", T_OBJECT, offsetof(Counters, in_loop)},
     {"task_name", T_OBJECT, offsetof(Counters, task_name)},
+    {"current_task", T_OBJECT, offsetof(Counters, current_task)},
+    {"name_of", T_OBJECT, offsetof(Counters, name_of)},
     {"elsewhere", T_OBJECT, offsetof(Counters, elsewhere)},
     {"wake", T_OBJECT, offsetof(Counters, wake)},
     {NULL},
@@ -647,6 +653,25 @@ static int take_entry(PyObject *entry, PyObject *span, PyObject **trace, PyObjec
     return *request ? 0 : -1;
 }
 
+/* The name of the task that runs in a loop, or None: `agent._name_tasks` says how it is asked for. */
+static PyObject *task_name(Counters *state, PyObject *loop)
+{
+    if (state->current_task == NULL || state->current_task == Py_None) {
+        return PyObject_CallNoArgs(state->task_name);
+    }
+    PyObject *task = PyObject_CallOneArg(state->current_task, loop);
+    if (task == NULL || task == Py_None) {
+        return task;
+    }
+    PyObject *name = PyObject_CallOneArg(state->name_of, task);
+    Py_DECREF(task);
+    if (name == NULL && PyErr_ExceptionMatches(PyExc_TypeError)) { /* a task class of another event loop */
+        PyErr_Clear();
+        Py_RETURN_NONE;
+    }
+    return name;
+}
+
 /* A call that is recorded: its flow, or NULL with an exception set and nothing on the queue. */
 static PyObject *recorded(Function *self, Thread *me, PyObject *above, PyObject *entry, PyObject *names, PyObject *values)
 {
@@ -667,15 +692,12 @@ static PyObject *recorded(Function *self, Thread *me, PyObject *above, PyObject 
         if (loop == NULL) {
             goto error;
         }
+        flow->task = loop == Py_None ? Py_NewRef(Py_None) : task_name(state, loop);
         Py_DECREF(loop);
-        if (loop != Py_None) {
-            flow->task = PyObject_CallNoArgs(state->task_name);
-            if (flow->task == NULL) {
-                goto error;
-            }
+        if (flow->task == NULL) {
+            goto error;
         }
-    }
-    if (flow->task == NULL) {
+    } else {
         flow->task = Py_NewRef(Py_None);
     }
     flow->span = next_number(core);
@@ -1391,23 +1413,29 @@ typedef struct {
     size_t size, room;
 } Buffer;
 
-/* Room for so many more bytes, or NULL with MemoryError. */
-static char *room_in(Buffer *buffer, size_t more)
+static int grow(Buffer *buffer, size_t more)
 {
-    if (buffer->room - buffer->size < more) {
-        size_t room = buffer->room * 2 + more + 512;
-        char *text = PyMem_Realloc(buffer->text, room);
-        if (text == NULL) {
-            PyErr_NoMemory();
-            return NULL;
-        }
-        buffer->text = text;
-        buffer->room = room;
+    size_t room = buffer->room * 2 + more + 512;
+    char *text = PyMem_Realloc(buffer->text, room);
+    if (text == NULL) {
+        PyErr_NoMemory();
+        return -1;
+    }
+    buffer->text = text;
+    buffer->room = room;
+    return 0;
+}
+
+/* Room for so many more bytes, or NULL with MemoryError. */
+static inline char *room_in(Buffer *buffer, size_t more)
+{
+    if (buffer->room - buffer->size < more && grow(buffer, more) < 0) {
+        return NULL;
     }
     return buffer->text + buffer->size;
 }
 
-static int put(Buffer *buffer, const char *text, size_t size)
+static inline int put(Buffer *buffer, const char *text, size_t size)
 {
     char *end = room_in(buffer, size);
     if (end == NULL) {
@@ -1416,6 +1444,20 @@ static int put(Buffer *buffer, const char *text, size_t size)
     memcpy(end, text, size);
     buffer->size += size;
     return 0;
+}
+
+static char two_digits[100][2], two_hex_digits[256][2];
+
+static void fill_digits(void)
+{
+    for (int i = 0; i < 256; i++) {
+        two_hex_digits[i][0] = "0123456789abcdef"[i >> 4];
+        two_hex_digits[i][1] = "0123456789abcdef"[i & 15];
+    }
+    for (int i = 0; i < 100; i++) {
+        two_digits[i][0] = '0' + i / 10;
+        two_digits[i][1] = '0' + i % 10;
+    }
 }
 
 #define PUT(buffer, literal) put(buffer, literal, sizeof(literal) - 1)
@@ -1433,9 +1475,17 @@ static int put_number(Buffer *buffer, long long number)
 {
     char digits[24], *first = digits + sizeof(digits);
     unsigned long long rest = number < 0 ? 0 - (unsigned long long)number : (unsigned long long)number;
-    do {
-        *--first = '0' + rest % 10;
-    } while (rest /= 10);
+    while (rest >= 100) {
+        first -= 2;
+        memcpy(first, two_digits[rest % 100], 2);
+        rest /= 100;
+    }
+    if (rest >= 10) {
+        first -= 2;
+        memcpy(first, two_digits[rest], 2);
+    } else {
+        *--first = '0' + rest;
+    }
     if (number < 0) {
         *--first = '-';
     }
@@ -1461,8 +1511,8 @@ static int put_hex(Buffer *buffer, uint64_t number)
     if (end == NULL) {
         return -1;
     }
-    for (int i = 15; i >= 0; i--, number >>= 4) {
-        end[i] = "0123456789abcdef"[number & 15];
+    for (int i = 14; i >= 0; i -= 2, number >>= 8) {
+        memcpy(end + i, two_hex_digits[number & 255], 2);
     }
     buffer->size += 16;
     return 0;
@@ -2009,6 +2059,7 @@ PyMODINIT_FUNC PyInit__native(void)
         {"SuspendableEnter", &SuspendableEnterType}, {"SuspendableLeave", &SuspendableLeaveType}, {"Lines", &LinesType},
     };
     PyObject *module = PyModule_Create(&definition);
+    fill_digits();
     for (size_t i = 0; module != NULL && i < sizeof(types) / sizeof(types[0]); i++) {
         if (PyType_Ready(types[i].type) < 0 ||
             PyModule_AddObjectRef(module, types[i].name, (PyObject *)types[i].type) < 0) {

@@ -403,6 +403,7 @@ def _name_tasks(state: Any) -> None:
                 return None  # a task class of another event loop
             return text
 
+        state.current_task, state.name_of = current_task, name_of  # the same in C
         state.task_name, state.in_loop = name, in_loop
         return in_loop()
 

@@ -152,8 +152,8 @@ class _Bound:
 _Counters: Any = native.Counters if native else object  # what calls look at, where C code finds it
 _Thread: Any = native.Thread if native else object
 _COUNTERS = (
-    "_max_events", "_wake_at", "elsewhere", "first", "full_at", "in_loop", "look_at", "lost_calls", "lost_events",
-    "queued_bytes", "rate", "skipped_calls", "suppressed_calls", "task_name", "wake", "woken",
+    "_max_events", "_wake_at", "current_task", "elsewhere", "first", "full_at", "in_loop", "look_at", "lost_calls",
+    "lost_events", "name_of", "queued_bytes", "rate", "skipped_calls", "suppressed_calls", "task_name", "wake", "woken",
 )  # fmt: skip
 
 
