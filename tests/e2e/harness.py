@@ -69,6 +69,7 @@ def environment(**changes: str | None) -> dict[str, str]:
         changes: Variables to set, or with None to remove.
     """
     environ = {name: value for name, value in os.environ.items() if not name.startswith(("FLOWTRACE", "PYTEST"))}
+    environ |= {name: os.environ[name] for name in ("FLOWTRACE_PURE_PYTHON",) if name in os.environ}
     environ |= {"FLOWTRACE_STRICT": "1", **{name: value for name, value in changes.items() if value is not None}}
     return {name: value for name, value in environ.items() if changes.get(name, value) is not None}
 

@@ -172,14 +172,16 @@ FORKS = """
     """
 
 
+@pytest.mark.parametrize("is_pure", [True, False], ids=["in Python", "in C"])
 @pytest.mark.timeout(2_000)
-def test_forks_while_threads_record(comparison: Comparison, tracer: harness.Tracer) -> None:
+def test_forks_while_threads_record(comparison: Comparison, tracer: harness.Tracer, is_pure: bool) -> None:
     """No child hangs, each delivers its own calls and none of its parent's; by `os._exit`, at most its own.
 
-    Two of the eight threads call without a pause when the fork comes: one fork in five meets one within the agent.
+    Two of the eight threads call without a pause when the fork comes: in Python, one fork in five meets one within the
+    agent; in C, hardly any, for there a thread is interrupted where Python is called only.
     """
     # fault P1, P2, C9
-    times = 1_000 if ENDURANCE else 350  # on each Python
+    times = 1_000 if ENDURANCE else 200  # on each Python
     comparison.write(FORKS.format(times=times, turns=30, together=4))
     config = {
         "targets": [{"modules": TARGETS, "exclude": ["record", "spin", "fork", "is_inside"]}],
@@ -187,7 +189,8 @@ def test_forks_while_threads_record(comparison: Comparison, tracer: harness.Trac
         "flush": {"shutdown_timeout": "60s"},
     }
 
-    ended = comparison.run([PYTHON, "-Wignore", "app.py"], config=config, timeout_s=900)  # of threads and forks
+    env = {"FLOWTRACE_PURE_PYTHON": "1"} if is_pure else None
+    ended = comparison.run([PYTHON, "-Wignore", "app.py"], config=config, env=env, timeout_s=900)  # of threads and forks
 
     events = sorted(ended.events, key=lambda event: int(event["seq"]))  # of all files of a process that rotates them
     unfinished = {pid for pid, name in comparison.counted if name == "unfinished"}
@@ -199,7 +202,8 @@ def test_forks_while_threads_record(comparison: Comparison, tracer: harness.Trac
                 del calls[pid, name]
     assert delivered == comparison.counted
     harness.check_conservation([event for event in events if event["pid"] not in unfinished])
-    assert int((tracer.folder / "met").read_text()) > times // 20, "hardly a fork came while a thread was in the agent"
+    if is_pure:
+        assert int((tracer.folder / "met").read_text()) > times // 20, "hardly a fork came while a thread was in the agent"
 
 
 THREAD = """
