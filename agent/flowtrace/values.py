@@ -49,6 +49,8 @@ PLAIN_INT = 10**12  # from here on an int may be a card number, or too large for
 _ABOVE_CARDS = 10**16
 _MAX_SHAPES = 4096
 _MAX_NAMES = 4096
+_MAX_TEXTS = 4096
+_MAX_FIELDS = 128  # of a class that are remembered
 _LONG = 4096  # characters of one argument of an exception
 _LONGEST_NAME = 128  # characters that are remembered: the names are the program's own texts
 _WORK_OF_A_SHAPE = 32  # bytes that finding out how to show a class counts for
@@ -126,8 +128,9 @@ class Encoder:
         self._closed_path = [0] * limits.max_depth  # in a key nothing is opened
         self._lost_arguments = fit({"…": UNCAPTURABLE}, self._max_bytes)
         self._lost_result = fit(UNCAPTURABLE, self._max_bytes)
-        self._plain_names: set[str] = set()  # parameters that are known not to be secret
+        self._plain_names: dict[str, str] = {}  # parameters that are known not to be secret, by themselves
         self._plain_keys: set[int] = set()  # the same of keys, by their hashes
+        self._clean_texts: set[int] = set()  # what holds no secret, by their hashes too
         self._shapes: dict[int, Shape] = {}
         self._descriptions = describe if isinstance(describe, Descriptions) else Descriptions(describe or {})
         self._known: dict[int, Callable[[Any, _Call], object]] = {
@@ -141,14 +144,11 @@ class Encoder:
             id(re.Pattern): self._pattern,
             id(slice): self._slice,
         }
+        self._unchecked = min(redactor.unchecked, self._max_string)
+        self._unchecked_word = min(redactor.unchecked_word, self._max_string)
         self.scalar_arguments = self.scalar_results = Scalars(
-            self._max_string,
-            min(redactor.unchecked, self._max_string),
-            min(redactor.unchecked_word, self._max_string),
-            redactor.is_clean,
-            self._room,
+            self._max_string, self._unchecked, self._unchecked_word, redactor.is_clean, self._room
         )
-        self._unchecked = redactor.unchecked
         self._undescribed = dict(self._known)
         self._known.update(dict.fromkeys(self._descriptions, self._by_description))
         self._forms: dict[str, Callable[[Any, _Call, Shape], object]] = {
@@ -166,7 +166,7 @@ class Encoder:
         """
         try:
             call = _Call(self._max_bytes)
-            return self._json(self._fields(values.items(), len(values), call, {}))
+            return self._json(self._fields(values.items(), len(values), call, {}, self._plain_names))
         except _OWN_FAILURES:
             self.failures += 1  # nothing may be called here: there may be no stack left to call it with
             return self._lost_arguments
@@ -220,7 +220,7 @@ class Encoder:
         if len(self._plain_names) >= _MAX_NAMES:
             self._plain_names.clear()
         if len(name) <= _LONGEST_NAME:
-            self._plain_names.add(name)
+            self._plain_names[name] = name
         return True
 
     def _json(self, plain: object) -> bytes:
@@ -233,16 +233,23 @@ class Encoder:
         if kind is str:
             return self._text(value, call)
         call.left -= 6
-        if value is None or kind is bool:
+        if value is None or kind is bool or (kind is int and -PLAIN_INT < value < PLAIN_INT):
             return value
+        return self._other(value, kind, call)
+
+    def _other(self, value: Any, kind: type, call: _Call) -> object:
+        """The same of all that is neither text nor None, bool or small int; 6 bytes of it have been counted."""
         if kind is int:
-            return value if -PLAIN_INT < value < PLAIN_INT else self._large_int(value)
+            return self._large_int(value)
         if kind is float:
             return value if value - value == 0.0 else repr(value)  # JSON has no NaN and no infinity
-        known = self._known.get(id(kind))
+        number = id(kind)
+        known = self._known.get(number)
         if known is not None:
             return known(value, call)
-        shape = self._shape_of(kind, call)
+        shape = self._shapes.get(number)
+        if shape is None or shape.kind() is not kind:
+            shape = self._shape_of(kind, call)
         shown = self._forms[shape.form](value, call, shape)
         if type(shown) is str:
             call.left -= len(shown)
@@ -254,10 +261,22 @@ class Encoder:
         size = len(text)
         if size > self._max_string:
             return self._long_text(text[: self._max_string + _MARGIN], size, call)
-        if size > self._unchecked and not self._is_clean(text):
+        if size > self._unchecked and not self._is_harmless(text):
             text = self._scrub(text)
         call.left -= size + 3
         return text
+
+    def _is_harmless(self, text: str) -> bool:
+        """Whether a text of which nothing is cut holds no secret."""
+        number = hash(text)
+        if number in self._clean_texts:
+            return True
+        if not self._is_clean(text):
+            return False
+        if len(self._clean_texts) >= _MAX_TEXTS:
+            self._clean_texts.clear()
+        self._clean_texts.add(number)
+        return True
 
     def _long_text(self, start: str, size: int, call: _Call) -> str:
         call.left -= self._max_string + 20
@@ -331,23 +350,28 @@ class Encoder:
             return _closed(kind, total)
         shown: list[object]
         if total and id(type(items[0])) in _NUMBERS and total == len(items) and total * 6 < call.left:
-            shown = [item for item in items if id(type(item)) in _NUMBERS and -PLAIN_INT < item < PLAIN_INT]
+            shown = [
+                item
+                for item in items
+                if (type(item) is int or type(item) is float or type(item) is bool) and -PLAIN_INT < item < PLAIN_INT
+            ]
             if len(shown) == total:
                 call.left -= total * 6
                 return shown
         call.path.append(id(owner))
         shown = []
-        if any(type(item) is str and item.rpartition("/")[2] in COMMANDS for item in items[:2]):
-            items = self._command(items)
-        hide = False
+        for item in items[:2]:
+            if type(item) is str and item.rpartition("/")[2] in COMMANDS:
+                items = self._command(items)
+                break
+        is_pair, hide = len(items) == total == 2, False
         for item in items:
             if call.left <= 0:
                 break
             shown.append(MARKER if hide and not _holds_nothing(item) else self._plain(item, call))
-            is_first_of_two = len(items) == total == 2 and len(shown) == 1
-            hide = (is_first_of_two and self._is_header(item)) or (
-                type(item) is str and item[:1] == "-" and self._is_header(item)
-            )  # as in ["mysql", "--password", "…"]
+            # as in ["mysql", "--password", "…"]
+            is_name = (is_pair and len(shown) == 1) or (type(item) is str and item[:1] == "-")
+            hide = is_name and self._is_header(item)
         if len(shown) < total:
             shown.append(Rest(total - len(shown), "… {} more" if kind is list else f"… {{}} more ({kind.__name__})"))
         call.path.pop()
@@ -373,26 +397,31 @@ class Encoder:
             return CYCLE
         if (len(call.path) >= self._max_depth and total) or is_hollow(dict.__sizeof__(value), total):
             return _closed(dict, total)
+        pairs = first_items(value, self._max_items)  # in one step: other threads may change it
+        if pairs is None:
+            return CHANGED
         if total <= self._max_items and type(value) is dict:
-            copy = self._flat_dict(value, call)
+            copy = self._flat_dict(pairs, call)
             if copy is not None:
                 return copy
-        return self._items(value, total, call, {})
+        return self._items(value, pairs, total, call, {})
 
-    def _flat_dict(self, value: dict[Any, Any], call: _Call) -> dict[str, object] | None:
-        """A copy, where all keys are known to be harmless and all values are short scalars; else None.
-
-        Measured: 1 µs for ten of them, a seventh of what looking at each key and value by itself takes.
-        """
-        pairs = first_items(value, self._max_items) or ()  # in one step: other threads may change it
+    def _flat_dict(self, pairs: list[tuple[Any, Any]], call: _Call) -> dict[str, object] | None:
+        """A copy, where all keys are known to be harmless and all values are short scalars; else None."""
         size, known = 0, self._plain_keys
+        unchecked, unchecked_word = self._unchecked, self._unchecked_word
+        shown: dict[str, object] = {}
         for key, item in pairs:
             if type(key) is not str or (hash(key) not in known and not self._learn(key)):
                 return None
             kind = type(item)
             if kind is str:
                 length = len(item)
-                if length > self._max_string or (length > self._unchecked and not self._is_clean(item)):
+                if (
+                    length > unchecked
+                    and not (length <= unchecked_word and item.isalnum())
+                    and (length > self._max_string or not self._is_harmless(item))
+                ):
                     return None
                 size += length
             elif kind is int:
@@ -401,10 +430,11 @@ class Encoder:
             elif item is not None and kind is not bool and (kind is not float or item - item != 0.0):
                 return None
             size += len(key) + 9
+            shown[key] = item
         if size >= call.left:
             return None
         call.left -= size
-        return dict(pairs) if pairs else None
+        return shown or None
 
     def _learn(self, key: str) -> bool:
         """Note a key that neither is, nor announces, nor contains a secret, and say so."""
@@ -419,33 +449,38 @@ class Encoder:
         target = gc.get_referents(value)[0]  # asking the proxy itself would ask what it stands for
         return self._dict(target, call) if type(target) is dict else "<mappingproxy>"
 
-    def _items(self, owner: Any, total: int, call: _Call, shown: dict[str, object]) -> object:
-        pairs = first_items(owner, self._max_items)
-        if pairs is None:
-            return CHANGED
+    def _items(
+        self, owner: object, pairs: list[tuple[Any, Any]], total: int, call: _Call, shown: dict[str, object]
+    ) -> object:
         call.path.append(id(owner))
-        count = 0
+        count, known, most = 0, self._plain_keys, self._max_string
         for key, item in pairs:
             if call.left <= 0:
                 break
-            if type(key) is str:
-                text, secret = self._text(key, call), self._is_secret(key)
-                if type(text) is Cut:
-                    text = str(text)  # orjson wants keys to be exact
-            else:
-                text = self._key(key, call)
-                secret = self._is_header(text) or self._is_header(key) or self._names_secret(key, call)
-            if type(key) is str and key in _VALUE and any(_is_name(each) and self._is_header(it) for each, it in pairs):
-                secret = True  # {"name": "Authorization", "value": "…"}
             count += 1
+            if type(key) is str and len(key) <= most and hash(key) in known:
+                text, hide = key, False
+                call.left -= len(key) + 3
+            else:
+                text, secret = self._examined_key(key, pairs, call)
+                hide = secret and not _holds_nothing(item)
             while text in shown:
                 text = f"{text} #{count}"
-            hide = secret and not _holds_nothing(item)
             shown[text] = MARKER if hide else self._plain(item, call)
         if count < total:
             shown[unused("…", shown)] = Rest(total - count, "{} more")
         call.path.pop()
         return shown
+
+    def _examined_key(self, key: Any, pairs: list[tuple[Any, Any]], call: _Call) -> tuple[str, bool]:
+        """The text of a key, and whether it is the name of a secret."""
+        if type(key) is not str:
+            text = self._key(key, call)
+            return text, self._is_header(text) or self._is_header(key) or self._names_secret(key, call)
+        text, secret = self._text(key, call), self._is_secret(key)
+        if key in _VALUE and any(_is_name(each) and self._is_header(it) for each, it in pairs):
+            secret = True  # {"name": "Authorization", "value": "…"}
+        return str(text) if type(text) is Cut else text, secret  # orjson wants keys to be exact
 
     def _key(self, key: Any, call: _Call) -> str:
         kind = type(key)
@@ -465,36 +500,85 @@ class Encoder:
         call.left -= 16 * len(parts)
         return any(map(self._is_header, parts))
 
-    def _fields(self, fields: Any, total: int, call: _Call, shown: dict[str, object]) -> dict[str, object]:
-        """As ``_items``, for names out of the program's source: texts, unlike each other and no secrets themselves."""
+    def _fields(
+        self,
+        fields: Any,
+        total: int,
+        call: _Call,
+        shown: dict[str, object],
+        names: Mapping[str, str | None],
+        shape: Shape | None = None,
+    ) -> dict[str, object]:
+        """As ``_items``, for names out of the program's source: texts, unlike each other and no secrets themselves.
+
+        Args:
+            fields: Pairs of a name and a value.
+            total: How many there are, with those that were not read.
+            shown: What they are added to.
+            names: Those that are known not to be secret, and how they are shown; None for not at all.
+            shape: Where these are what an object stores, so that not all are shown, and some under other names.
+        """
         plain: object
-        count = 0
+        left, before, hidden = call.left, len(shown), 0
+        unchecked, unchecked_word = self._unchecked, self._unchecked_word
         names_secret = False  # as in set_header(name="Authorization", value="…")
         for name, item in fields:
-            if call.left <= 0:
+            text: Any = names.get(name, False) if type(name) is str else None
+            is_secret = False
+            if not text:  # not met before, or not shown, or to be looked at each time
+                if text is False:
+                    text = name if shape is None else self._note(name, shape)
+                if text is None:
+                    hidden += 1
+                    continue
+                if text in _VALUE:
+                    is_secret = (names_secret or self._is_secret(text)) and not _holds_nothing(item)
+                else:
+                    is_secret = not (self._remember(text) or _holds_nothing(item))
+                    names_secret = self._is_header(item) if text in _NAME else names_secret
+            if left <= 0:
+                hidden = sum(not self._is_shown(each, shape) for each, _ in fields) if shape is not None else 0
                 break
-            call.left -= len(name) + 4
-            if name in self._plain_names:  # most are; and most values are scalars, as `_plain` shows them
-                kind = type(item)
-                if kind is str:
-                    plain = self._text(item, call)
-                elif item is None or kind is bool or (kind is int and -PLAIN_INT < item < PLAIN_INT):
-                    call.left -= 6
+            left -= len(text) + 4
+            kind = type(item)
+            if is_secret:
+                plain = MARKER
+            elif kind is str:
+                size = len(item)
+                if size <= unchecked or (size <= unchecked_word and item.isalnum()):
+                    left -= size + 3
                     plain = item
                 else:
-                    plain = self._plain(item, call)
+                    call.left = left
+                    plain = self._text(item, call)
+                    left = call.left
+            elif item is None or kind is bool or (kind is int and -PLAIN_INT < item < PLAIN_INT):
+                left -= 6
+                plain = item
             else:
-                if name in _VALUE:
-                    is_shown = not (names_secret or self._is_secret(name)) or _holds_nothing(item)
-                else:
-                    is_shown = self._remember(name) or _holds_nothing(item)
-                    names_secret = self._is_header(item) if name in _NAME else names_secret
-                plain = self._plain(item, call) if is_shown else MARKER
-            shown[name if name not in shown else unused(name, shown)] = plain
-            count += 1
-        if count < total:
-            shown[unused("…", shown)] = Rest(total - count, "{} more")
+                call.left = left - 6
+                plain = self._other(item, kind, call)
+                left = call.left
+            shown[text if text not in shown else unused(text, shown)] = plain
+        call.left = left
+        missing = total - hidden - len(shown) + before
+        if missing > 0:
+            shown[unused("…", shown)] = Rest(missing, "{} more")
         return shown
+
+    def _note(self, name: str, shape: Shape) -> str | None:
+        """How a stored field is shown, or None, remembered unless it has to be looked at each time."""
+        text = name if self._is_shown(name, shape) else None
+        if text is not None:
+            text = shape.aliases.get(name, name)
+        if (text is None or (self._remember(text) and text in self._plain_names)) and len(name) <= _LONGEST_NAME:
+            if len(shape.names) >= _MAX_FIELDS:
+                shape.names.clear()
+            shape.names[name] = text
+        return text
+
+    def _is_shown(self, name: Any, shape: Shape) -> bool:
+        return type(name) is str and name[:1] != "_" and shape.aliases.get(name, name) is not None
 
     # Instances of other classes
 
@@ -507,7 +591,8 @@ class Encoder:
                 self._shapes.clear()
             if shape.settled:
                 forget = functools.partial(self._shapes.pop, id(kind))  # called with the reference: what pop gives then
-                self._shapes[id(kind)] = shape._replace(kind=Weak(kind, forget))
+                shape.kind = Weak(kind, forget)
+                self._shapes[id(kind)] = shape
         return shape
 
     def _by_description(self, value: Any, call: _Call) -> object:
@@ -551,7 +636,8 @@ class Encoder:
             return CYCLE
         if len(call.path) >= self._max_depth or is_hollow(dict.__sizeof__(value), total):
             return {"@type": shape.title, "value": _closed(dict, total)}
-        return self._items(value, total, call, {"@type": shape.title})
+        pairs = first_items(value, self._max_items)
+        return CHANGED if pairs is None else self._items(value, pairs, total, call, {"@type": shape.title})
 
     def _named_tuple(self, value: Any, call: _Call, shape: Shape) -> object:
         if len(call.path) >= self._max_depth:
@@ -580,25 +666,37 @@ class Encoder:
         An object whose class does not declare them is opened inside another only if both are of one package: of
         a chat client its fields are wanted, those of its websocket, event loop and web framework are not.
         """
-        if id(value) in call.path:
+        path = call.path
+        if id(value) in path:
             return CYCLE
-        if len(call.path) >= self._max_depth or not (shape.declared or call.package in ("", shape.package)):
+        if len(path) >= self._max_depth or not (shape.declared or call.package in ("", shape.package)):
             return shape.name
-        aliases = shape.aliases
-        stored, unread = stored_fields(value, shape, self._max_items * 8)
-        call.left -= len(stored)
-        fields = [field for field in stored if type(field[0]) is str and field[0][:1] != "_"]
-        if aliases:
-            fields = [(alias, item) for name, item in fields if (alias := aliases.get(name, name)) is not None]
-        if not fields and not shape.declared:
+        fields, unread = stored_fields(value, shape, self._max_items * 8)
+        call.left -= len(fields)
+        left, total = call.left, len(fields) + unread
+        if total > self._max_items:
+            fields = [field for field in fields if self._is_shown(field[0], shape)]
+            total = len(fields) + unread
+            fields = fields[: self._max_items]
+            if not fields and not shape.declared:
+                return shape.name
+        shown = self._opened(value, fields, total, call, shape, stored=True)
+        if len(shown) == 1 and not shape.declared:
+            call.left = left
             return shape.name
-        return self._opened(value, fields[: self._max_items], len(fields) + unread, call, shape)
+        return shown
 
-    def _opened(self, value: object, fields: Any, total: int, call: _Call, shape: Shape) -> dict[str, object]:
+    def _opened(
+        self, value: object, fields: Any, total: int, call: _Call, shape: Shape, *, stored: bool = False
+    ) -> dict[str, object]:
         call.left -= len(shape.title) + 10
         call.path.append(id(value))
         outer, call.package = call.package, shape.package
-        shown = self._fields(fields, total, call, {"@type": shape.title})
+        shown: dict[str, object] = {"@type": shape.title}
+        if stored:
+            self._fields(fields, total, call, shown, shape.names, shape)
+        else:
+            self._fields(fields, total, call, shown, self._plain_names)
         call.package = outer
         call.path.pop()
         return shown
