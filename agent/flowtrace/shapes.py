@@ -10,7 +10,6 @@ from collections.abc import Callable, Mapping
 from flowtrace.introspection import (
     class_name,
     exact_text,
-    exception_dict_of,
     first_items,
     flags_of,
     member_of,
@@ -41,6 +40,8 @@ class Weak(ref):  # type: ignore[type-arg]
     __slots__ = ()
 
 
+# by stored name: the shown one and what it takes in the JSON; None for not at all
+Names = dict[str, tuple[str, int] | None]
 Slots = tuple[tuple[str, Weak], ...]  # names, and the classes whose descriptors read them
 
 
@@ -61,7 +62,7 @@ class Shape:
         slots: The public ones, and the classes whose descriptors read them.
         dictionary: The class whose descriptor reads the instance's ``__dict__``.
         settled: False while the class is still being built.
-        names: Shown name by stored name, None for hidden, as far as the encoder knows that it is no secret.
+        names: What the encoder knows of stored names.
     """
 
     __slots__ = (
@@ -79,7 +80,7 @@ class Shape:
         self.aliases: Mapping[str, str | None] = {}
         self.slots: Slots = ()
         self.dictionary: Weak | None = None
-        self.names: dict[str, str | None] = {}
+        self.names: Names = {}
 
 
 def examine(kind: type) -> Shape:
@@ -105,7 +106,7 @@ def examine(kind: type) -> Shape:
         if id(enum.Enum) in ids:
             shape.form = "enum"
         elif flags & _EXCEPTION:
-            shape.form = "exception"
+            shape.form, shape.dictionary = "exception", Weak(BaseException)
         else:
             _examine_data(shape, mro, ids)
     return shape
@@ -197,22 +198,20 @@ def stored_fields(value: object, shape: Shape, most: int) -> tuple[list[tuple[An
             except (AttributeError, TypeError):  # not set, or no longer there
                 continue
         unread = max(0, len(shape.slots) - most)
-    fields = _fields_of(value, shape)
-    if fields is not None:
-        found += first_items(fields, most) or []
-        unread += max(0, dict.__len__(fields) - most)
+    if shape.dictionary is not None:
+        owner: Any = shape.dictionary()
+        getter: Any = namespace_of(owner).get("__dict__")
+        if type(getter) is types.GetSetDescriptorType or owner is types.SimpleNamespace:
+            fields = getter.__get__(value)
+            if type(fields) is not dict or len(fields) > most:
+                found += first_items(fields, most) or ()
+                unread += max(0, dict.__len__(fields) - most)
+            else:
+                try:
+                    found += fields.items()
+                except RuntimeError:  # changed meanwhile
+                    pass
     return found, unread
-
-
-def _fields_of(value: object, shape: Shape) -> Any:
-    """The ``__dict__`` of an object, or None."""
-    if shape.form == "exception":
-        return exception_dict_of(value)
-    owner = shape.dictionary and shape.dictionary()
-    getter: Any = namespace_of(owner).get("__dict__") if owner is not None else None
-    if type(getter) is types.GetSetDescriptorType or owner is types.SimpleNamespace:
-        return getter.__get__(value)
-    return None
 
 
 def _find(mro: tuple[type, ...], name: str) -> object:

@@ -15,7 +15,7 @@ import functools
 import gc
 import re
 import types
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from itertools import islice
 
 from flowtrace.descriptions import SLOW_NS, Descriptions
@@ -33,7 +33,7 @@ from flowtrace.jsontext import Cut, Rest, dumps, fit, unused
 from flowtrace.redaction import MARKER, MAX_TEXT, Redactor
 from flowtrace.renderings import RENDERED, SCALARS, inline, int_text
 from flowtrace.secretforms import COMMANDS
-from flowtrace.shapes import Shape, Weak, examine, stored_fields
+from flowtrace.shapes import Names, Shape, Weak, examine, stored_fields
 from flowtrace.typed import Any, NamedTuple
 
 CYCLE = "<cycle>"
@@ -125,10 +125,11 @@ class Encoder:
         self._max_string = min(limits.max_string, MAX_TEXT - _MARGIN)
         self._is_clean, self._scrub, self._is_secret = redactor.is_clean, redactor.scrub, redactor.is_secret_name
         self._scrub_arguments = redactor.scrub_arguments
-        self._closed_path = [0] * limits.max_depth  # in a key nothing is opened
+        self._max_read = limits.max_items * 8  # of what an object stores, since not all of that is shown
+        self._closed_path = (0,) * limits.max_depth  # in a key nothing is opened
         self._lost_arguments = fit({"…": UNCAPTURABLE}, self._max_bytes)
         self._lost_result = fit(UNCAPTURABLE, self._max_bytes)
-        self._plain_names: dict[str, str] = {}  # parameters that are known not to be secret, by themselves
+        self._plain_names: Names = {}  # parameters that are known not to be secret
         self._plain_keys: set[int] = set()  # the same of keys, by their hashes
         self._clean_texts: set[int] = set()  # what holds no secret, by their hashes too
         self._shapes: dict[int, Shape] = {}
@@ -166,7 +167,9 @@ class Encoder:
         """
         try:
             call = _Call(self._max_bytes)
-            return self._json(self._fields(values.items(), len(values), call, {}, self._plain_names))
+            plain = self._fields(values.items(), len(values), call, {}, self._plain_names)
+            text = dumps(plain)
+            return text if len(text) <= self._max_bytes else fit(plain, self._max_bytes)
         except _OWN_FAILURES:
             self.failures += 1  # nothing may be called here: there may be no stack left to call it with
             return self._lost_arguments
@@ -201,9 +204,7 @@ class Encoder:
     def _room(self, names: tuple[str, ...]) -> int:
         is_pair = any(name in _NAME for name in names)  # as in set_header(name="Authorization", value="…")
         for name in names:
-            if name not in self._plain_names and not (
-                self._remember(name) if is_pair or name not in _VALUE else not self._is_secret(name)
-            ):
+            if name not in self._plain_names and ((is_pair and name in _VALUE) or not self._remember(name)):
                 return -1
         text = dumps(names)
         # escaped, a character has six; numbers and short texts come with their signs
@@ -214,13 +215,11 @@ class Encoder:
         if self._is_secret(name):
             return False
         if name in _VALUE:
-            return False  # another argument may be its name: `_fields` looks closer
-        if name in _NAME:
-            return True  # it may say what another argument is
+            return True  # but another argument may be its name: `_hides` looks closer, each time
         if len(self._plain_names) >= _MAX_NAMES:
             self._plain_names.clear()
         if len(name) <= _LONGEST_NAME:
-            self._plain_names[name] = name
+            self._plain_names[name] = name, len(name) + 4
         return True
 
     def _json(self, plain: object) -> bytes:
@@ -261,7 +260,11 @@ class Encoder:
         size = len(text)
         if size > self._max_string:
             return self._long_text(text[: self._max_string + _MARGIN], size, call)
-        if size > self._unchecked and not self._is_harmless(text):
+        if (
+            size > self._unchecked
+            and not (size <= self._unchecked_word and text.isalnum())
+            and not self._is_harmless(text)
+        ):
             text = self._scrub(text)
         call.left -= size + 3
         return text
@@ -358,7 +361,8 @@ class Encoder:
             if len(shown) == total:
                 call.left -= total * 6
                 return shown
-        call.path.append(id(owner))
+        path = call.path
+        call.path = (*path, id(owner))
         shown = []
         for item in items[:2]:
             if type(item) is str and item.rpartition("/")[2] in COMMANDS:
@@ -374,7 +378,7 @@ class Encoder:
             hide = is_name and self._is_header(item)
         if len(shown) < total:
             shown.append(Rest(total - len(shown), "… {} more" if kind is list else f"… {{}} more ({kind.__name__})"))
-        call.path.pop()
+        call.path = path
         return shown
 
     def _command(self, items: Any) -> Any:
@@ -452,7 +456,8 @@ class Encoder:
     def _items(
         self, owner: object, pairs: list[tuple[Any, Any]], total: int, call: _Call, shown: dict[str, object]
     ) -> object:
-        call.path.append(id(owner))
+        path = call.path
+        call.path = (*path, id(owner))
         count, known, most = 0, self._plain_keys, self._max_string
         for key, item in pairs:
             if call.left <= 0:
@@ -469,7 +474,7 @@ class Encoder:
             shown[text] = MARKER if hide else self._plain(item, call)
         if count < total:
             shown[unused("…", shown)] = Rest(total - count, "{} more")
-        call.path.pop()
+        call.path = path
         return shown
 
     def _examined_key(self, key: Any, pairs: list[tuple[Any, Any]], call: _Call) -> tuple[str, bool]:
@@ -506,7 +511,7 @@ class Encoder:
         total: int,
         call: _Call,
         shown: dict[str, object],
-        names: Mapping[str, str | None],
+        names: Names,
         shape: Shape | None = None,
     ) -> dict[str, object]:
         """As ``_items``, for names out of the program's source: texts, unlike each other and no secrets themselves.
@@ -515,70 +520,97 @@ class Encoder:
             fields: Pairs of a name and a value.
             total: How many there are, with those that were not read.
             shown: What they are added to.
-            names: Those that are known not to be secret, and how they are shown; None for not at all.
+            names: What is known of names: how they are shown and what that takes; None for not at all.
             shape: Where these are what an object stores, so that not all are shown, and some under other names.
         """
-        plain: object
-        left, before, hidden = call.left, len(shown), 0
+        before = settled = len(shown)
+        hidden = size = 0  # bytes that are not yet taken from what is left: those of the scalars since the last other
         unchecked, unchecked_word = self._unchecked, self._unchecked_word
-        names_secret = False  # as in set_header(name="Authorization", value="…")
         for name, item in fields:
-            text: Any = names.get(name, False) if type(name) is str else None
-            is_secret = False
-            if not text:  # not met before, or not shown, or to be looked at each time
-                if text is False:
-                    text = name if shape is None else self._note(name, shape)
-                if text is None:
+            kind, hide = type(item), False
+            if type(name) is str and name in names:
+                known = names[name]
+                if known is None:
                     hidden += 1
                     continue
-                if text in _VALUE:
-                    is_secret = (names_secret or self._is_secret(text)) and not _holds_nothing(item)
-                else:
-                    is_secret = not (self._remember(text) or _holds_nothing(item))
-                    names_secret = self._is_header(item) if text in _NAME else names_secret
+                text, cost = known
+                if text not in shown:
+                    if kind is str:
+                        length = len(item)
+                        if length <= unchecked or (length <= unchecked_word and item.isalnum()):
+                            size += cost + length + 3
+                            shown[text] = item
+                            continue
+                    elif item is None or kind is bool or (kind is int and -PLAIN_INT < item < PLAIN_INT):
+                        size += cost + 6
+                        shown[text] = item
+                        continue
+            else:  # not met before, or to be looked at each time
+                own = name if shape is None else self._note(name, shape)
+                if own is None:
+                    hidden += 1
+                    continue
+                text, cost = own, len(own) + 4
+                hide = self._hides(text, item, islice(fields, len(shown) - before + hidden), shape)
+            left = call.left - size
             if left <= 0:
-                hidden = sum(not self._is_shown(each, shape) for each, _ in fields) if shape is not None else 0
                 break
-            left -= len(text) + 4
-            kind = type(item)
-            if is_secret:
-                plain = MARKER
-            elif kind is str:
-                size = len(item)
-                if size <= unchecked or (size <= unchecked_word and item.isalnum()):
-                    left -= size + 3
-                    plain = item
-                else:
-                    call.left = left
-                    plain = self._text(item, call)
-                    left = call.left
-            elif item is None or kind is bool or (kind is int and -PLAIN_INT < item < PLAIN_INT):
-                left -= 6
-                plain = item
+            size = 0
+            call.left = left - cost
+            if text in shown:
+                text = unused(text, shown)
+            if kind is str or hide:
+                shown[text] = MARKER if hide else self._text(item, call)
+            elif item is None or kind is bool:
+                call.left -= 6
+                shown[text] = item
             else:
-                call.left = left - 6
-                plain = self._other(item, kind, call)
-                left = call.left
-            shown[text if text not in shown else unused(text, shown)] = plain
-        call.left = left
+                call.left -= 6
+                shown[text] = self._other(item, kind, call)
+            settled = len(shown)
+        call.left -= size
+        if call.left <= 0:
+            self._unshow(shown, len(shown) - settled, call)
+            hidden = self._count_hidden(fields, shape)
         missing = total - hidden - len(shown) + before
         if missing > 0:
             shown[unused("…", shown)] = Rest(missing, "{} more")
         return shown
 
+    def _unshow(self, shown: dict[str, Any], most: int, call: _Call) -> None:
+        """Take the last scalars back before which nothing was left."""
+        for text in list(islice(reversed(shown), most)):
+            item = shown[text]
+            size = len(text) + 4 + (len(item) + 3 if type(item) is str else 6)
+            if call.left + size > 0:
+                break
+            call.left += size
+            del shown[text]
+
+    def _hides(self, name: str, value: object, before: Iterable[tuple[Any, Any]], shape: Shape | None) -> bool:
+        """Whether there is a secret to hide: by its name, or as in ``set_header(name="Authorization", value="…")``."""
+        announced = False
+        if name in _VALUE:
+            for each, item in before:
+                if (each if shape is None else self._shown_name(each, shape)) in _NAME:
+                    announced = self._is_header(item)
+        return (announced or not self._remember(name)) and not _holds_nothing(value)
+
+    def _count_hidden(self, fields: Iterable[tuple[Any, Any]], shape: Shape | None) -> int:
+        return 0 if shape is None else sum(self._shown_name(name, shape) is None for name, _ in fields)
+
     def _note(self, name: str, shape: Shape) -> str | None:
-        """How a stored field is shown, or None, remembered unless it has to be looked at each time."""
-        text = name if self._is_shown(name, shape) else None
-        if text is not None:
-            text = shape.aliases.get(name, name)
-        if (text is None or (self._remember(text) and text in self._plain_names)) and len(name) <= _LONGEST_NAME:
+        """As `_shown_name`; remembered, where it need not be looked at each time."""
+        text = self._shown_name(name, shape)
+        if (text is None or (self._remember(text) and text not in _VALUE)) and len(name) <= _LONGEST_NAME:
             if len(shape.names) >= _MAX_FIELDS:
                 shape.names.clear()
-            shape.names[name] = text
+            shape.names[name] = text and (text, len(text) + 4)
         return text
 
-    def _is_shown(self, name: Any, shape: Shape) -> bool:
-        return type(name) is str and name[:1] != "_" and shape.aliases.get(name, name) is not None
+    def _shown_name(self, name: Any, shape: Shape) -> str | None:
+        """How a stored field is shown; None for not at all."""
+        return shape.aliases.get(name, name) if type(name) is str and name[:1] != "_" else None
 
     # Instances of other classes
 
@@ -643,7 +675,7 @@ class Encoder:
         if len(call.path) >= self._max_depth:
             return shape.name
         items = tuple.__getitem__(value, slice(0, self._max_items))
-        fields = zip(shape.fields, items, strict=False)
+        fields = list(zip(shape.fields, items, strict=False))
         return self._opened(value, fields, tuple.__len__(value), call, shape)
 
     def _enum(self, value: Any, call: _Call, shape: Shape) -> str:
@@ -666,39 +698,35 @@ class Encoder:
         An object whose class does not declare them is opened inside another only if both are of one package: of
         a chat client its fields are wanted, those of its websocket, event loop and web framework are not.
         """
-        path = call.path
-        if id(value) in path:
+        path, package = call.path, call.package
+        if path and id(value) in path:
             return CYCLE
-        if len(path) >= self._max_depth or not (shape.declared or call.package in ("", shape.package)):
+        if len(path) >= self._max_depth or not (shape.declared or not package or package == shape.package):
             return shape.name
-        fields, unread = stored_fields(value, shape, self._max_items * 8)
-        call.left -= len(fields)
-        left, total = call.left, len(fields) + unread
+        fields, unread = stored_fields(value, shape, self._max_read)
+        total = len(fields) + unread
+        call.left = left = call.left - len(fields)
         if total > self._max_items:
-            fields = [field for field in fields if self._is_shown(field[0], shape)]
+            fields = [field for field in fields if self._shown_name(field[0], shape) is not None]
             total = len(fields) + unread
             fields = fields[: self._max_items]
             if not fields and not shape.declared:
                 return shape.name
-        shown = self._opened(value, fields, total, call, shape, stored=True)
+        call.left -= len(shape.title) + 10
+        call.path, call.package = (*path, id(value)), shape.package
+        shown = self._fields(fields, total, call, {"@type": shape.title}, shape.names, shape)
+        call.path, call.package = path, package
         if len(shown) == 1 and not shape.declared:
             call.left = left
             return shape.name
         return shown
 
-    def _opened(
-        self, value: object, fields: Any, total: int, call: _Call, shape: Shape, *, stored: bool = False
-    ) -> dict[str, object]:
+    def _opened(self, value: object, fields: Any, total: int, call: _Call, shape: Shape) -> dict[str, object]:
         call.left -= len(shape.title) + 10
-        call.path.append(id(value))
-        outer, call.package = call.package, shape.package
-        shown: dict[str, object] = {"@type": shape.title}
-        if stored:
-            self._fields(fields, total, call, shown, shape.names, shape)
-        else:
-            self._fields(fields, total, call, shown, self._plain_names)
-        call.package = outer
-        call.path.pop()
+        path, package = call.path, call.package
+        call.path, call.package = (*path, id(value)), shape.package
+        shown = self._fields(fields, total, call, {"@type": shape.title}, self._plain_names)
+        call.path, call.package = path, package
         return shown
 
     # Exceptions that end a call
@@ -748,7 +776,7 @@ class _Call:
 
     def __init__(self, left: int) -> None:
         self.left, self.patience_ns = left, SLOW_NS
-        self.path: list[int] = []
+        self.path: tuple[int, ...] = ()
         self.package = ""
 
 
