@@ -40,8 +40,8 @@ class Weak(ref):  # type: ignore[type-arg]
     __slots__ = ()
 
 
-# by stored name: the shown one and what it takes in the JSON; None for not at all
-Names = dict[str, tuple[str, int] | None]
+# by stored name: the shown one, and what it takes in the JSON
+Names = dict[str, tuple[str, int]]
 Slots = tuple[tuple[str, Weak], ...]  # names, and the classes whose descriptors read them
 
 
@@ -62,11 +62,12 @@ class Shape:
         slots: The public ones, and the classes whose descriptors read them.
         dictionary: The class whose descriptor reads the instance's ``__dict__``.
         settled: False while the class is still being built.
-        names: What the encoder knows of stored names.
+        names: Those stored names of which the encoder knows that they are shown and no secret.
+        hidden: Those of which it knows that they are not shown.
     """
 
     __slots__ = (
-        "aliases", "base", "declared", "dictionary", "fields", "form", "kind", "name", "names", "package", "render",
+        "aliases", "base", "declared", "dictionary", "fields", "form", "hidden", "kind", "name", "names", "package", "render",
         "settled", "slots", "title",
     )  # fmt: skip
 
@@ -81,6 +82,7 @@ class Shape:
         self.slots: Slots = ()
         self.dictionary: Weak | None = None
         self.names: Names = {}
+        self.hidden: set[str] = set()
 
 
 def examine(kind: type) -> Shape:
@@ -208,7 +210,7 @@ def stored_fields(value: object, shape: Shape, most: int) -> tuple[list[tuple[An
                 unread += max(0, dict.__len__(fields) - most)
             else:
                 try:
-                    found += fields.items()
+                    found += [*fields.items()]
                 except RuntimeError:  # changed meanwhile
                     pass
     return found, unread

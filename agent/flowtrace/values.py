@@ -144,6 +144,8 @@ class Encoder:
             id(memoryview): self._memoryview,
             id(re.Pattern): self._pattern,
             id(slice): self._slice,
+            id(int): self._large_int,
+            id(float): self._float,
         }
         self._unchecked = min(redactor.unchecked, self._max_string)
         self._unchecked_word = min(redactor.unchecked_word, self._max_string)
@@ -151,7 +153,7 @@ class Encoder:
             self._max_string, self._unchecked, self._unchecked_word, redactor.is_clean, self._room
         )
         self._undescribed = dict(self._known)
-        self._known.update(dict.fromkeys(self._descriptions, self._by_description))
+        self._known.update(dict.fromkeys({*self._descriptions} - SCALARS, self._by_description))
         self._forms: dict[str, Callable[[Any, _Call, Shape], object]] = {
             "object": self._object, "dict": self._dict_subclass, "named tuple": self._named_tuple,
             "collection": self._collection_subclass, "text": self._text_subclass, "number": self._number_subclass,
@@ -238,10 +240,6 @@ class Encoder:
 
     def _other(self, value: Any, kind: type, call: _Call) -> object:
         """The same of all that is neither text nor None, bool or small int; 6 bytes of it have been counted."""
-        if kind is int:
-            return self._large_int(value)
-        if kind is float:
-            return value if value - value == 0.0 else repr(value)  # JSON has no NaN and no infinity
         number = id(kind)
         known = self._known.get(number)
         if known is not None:
@@ -295,7 +293,10 @@ class Encoder:
         alike = margin if scrubbed is start else _common_suffix(start, scrubbed, margin)
         return scrubbed[: min(self._max_string, len(scrubbed) - alike)]
 
-    def _large_int(self, value: int) -> object:
+    def _float(self, value: float, call: _Call) -> object:
+        return value if value - value == 0.0 else repr(value)  # JSON has no NaN and no infinity
+
+    def _large_int(self, value: int, call: _Call) -> object:
         if 0 < value < _ABOVE_CARDS and self._scrub(str(value)) == MARKER:
             return MARKER
         return value if value.bit_length() < 64 else int_text(value)
@@ -347,9 +348,10 @@ class Encoder:
         return self._array(value, items, total, call, base)
 
     def _array(self, owner: object, items: Any, total: int, call: _Call, kind: type) -> object:
-        if id(owner) in call.path:
+        path = call.path
+        if path and id(owner) in path:
             return CYCLE
-        if len(call.path) >= self._max_depth and total:
+        if len(path) >= self._max_depth and total:
             return _closed(kind, total)
         shown: list[object]
         if total and id(type(items[0])) in _NUMBERS and total == len(items) and total * 6 < call.left:
@@ -361,7 +363,6 @@ class Encoder:
             if len(shown) == total:
                 call.left -= total * 6
                 return shown
-        path = call.path
         call.path = (*path, id(owner))
         shown = []
         for item in items[:2]:
@@ -372,10 +373,13 @@ class Encoder:
         for item in items:
             if call.left <= 0:
                 break
-            shown.append(MARKER if hide and not _holds_nothing(item) else self._plain(item, call))
+            is_text = type(item) is str
+            if hide and not _holds_nothing(item):
+                shown.append(MARKER)
+            else:
+                shown.append(self._text(item, call) if is_text else self._plain(item, call))
             # as in ["mysql", "--password", "…"]
-            is_name = (is_pair and len(shown) == 1) or (type(item) is str and item[:1] == "-")
-            hide = is_name and self._is_header(item)
+            hide = ((is_pair and len(shown) == 1) or (is_text and item[:1] == "-")) and self._is_header(item)
         if len(shown) < total:
             shown.append(Rest(total - len(shown), "… {} more" if kind is list else f"… {{}} more ({kind.__name__})"))
         call.path = path
@@ -396,10 +400,10 @@ class Encoder:
         return type(name) is str and len(name) <= 128 and "=" not in name and self._is_secret(name)
 
     def _dict(self, value: Any, call: _Call) -> object:
-        total = dict.__len__(value)
-        if id(value) in call.path:
+        total, path = dict.__len__(value), call.path
+        if path and id(value) in path:
             return CYCLE
-        if (len(call.path) >= self._max_depth and total) or is_hollow(dict.__sizeof__(value), total):
+        if (len(path) >= self._max_depth and total) or is_hollow(dict.__sizeof__(value), total):
             return _closed(dict, total)
         pairs = first_items(value, self._max_items)  # in one step: other threads may change it
         if pairs is None:
@@ -520,20 +524,16 @@ class Encoder:
             fields: Pairs of a name and a value.
             total: How many there are, with those that were not read.
             shown: What they are added to.
-            names: What is known of names: how they are shown and what that takes; None for not at all.
+            names: Those that are no secret: how they are shown, and what that takes.
             shape: Where these are what an object stores, so that not all are shown, and some under other names.
         """
-        before = settled = len(shown)
+        before, last = len(shown), ""
         hidden = size = 0  # bytes that are not yet taken from what is left: those of the scalars since the last other
         unchecked, unchecked_word = self._unchecked, self._unchecked_word
         for name, item in fields:
-            kind, hide = type(item), False
+            kind = type(item)
             if type(name) is str and name in names:
-                known = names[name]
-                if known is None:
-                    hidden += 1
-                    continue
-                text, cost = known
+                text, cost = names[name]
                 if text not in shown:
                     if kind is str:
                         length = len(item)
@@ -541,11 +541,17 @@ class Encoder:
                             size += cost + length + 3
                             shown[text] = item
                             continue
-                    elif item is None or kind is bool or (kind is int and -PLAIN_INT < item < PLAIN_INT):
+                    elif (
+                        item is None
+                        or kind is bool
+                        or (kind is int and -PLAIN_INT < item < PLAIN_INT)
+                        or (kind is float and item - item == 0.0)
+                    ):
                         size += cost + 6
                         shown[text] = item
                         continue
-            else:  # not met before, or to be looked at each time
+                hide = False
+            else:  # not met before, or not shown, or to be looked at each time
                 own = name if shape is None else self._note(name, shape)
                 if own is None:
                     hidden += 1
@@ -556,30 +562,28 @@ class Encoder:
             if left <= 0:
                 break
             size = 0
-            call.left = left - cost
             if text in shown:
                 text = unused(text, shown)
+            last = text
             if kind is str or hide:
+                call.left = left - cost
                 shown[text] = MARKER if hide else self._text(item, call)
-            elif item is None or kind is bool:
-                call.left -= 6
-                shown[text] = item
             else:
-                call.left -= 6
-                shown[text] = self._other(item, kind, call)
-            settled = len(shown)
-        call.left -= size
-        if call.left <= 0:
-            self._unshow(shown, len(shown) - settled, call)
-            hidden = self._count_hidden(fields, shape)
+                call.left = left - cost - 6
+                shown[text] = self._other(item, kind, call) if item is not None and kind is not bool else item
+        call.left = left = call.left - size
         missing = total - hidden - len(shown) + before
-        if missing > 0:
-            shown[unused("…", shown)] = Rest(missing, "{} more")
+        if missing or left <= 0:
+            self._unshow(shown, before, last, call)
+            hidden = 0 if shape is None else sum(self._shown_name(name, shape) is None for name, _ in fields)
+            missing = total - hidden - len(shown) + before
+            if missing > 0:
+                shown[unused("…", shown)] = Rest(missing, "{} more")
         return shown
 
-    def _unshow(self, shown: dict[str, Any], most: int, call: _Call) -> None:
-        """Take the last scalars back before which nothing was left."""
-        for text in list(islice(reversed(shown), most)):
+    def _unshow(self, shown: dict[str, Any], before: int, last: str, call: _Call) -> None:
+        """Take back the scalars before which nothing was left, down to the last of what is not a scalar."""
+        while len(shown) > before and (text := next(reversed(shown))) is not last:
             item = shown[text]
             size = len(text) + 4 + (len(item) + 3 if type(item) is str else 6)
             if call.left + size > 0:
@@ -595,17 +599,20 @@ class Encoder:
                 if (each if shape is None else self._shown_name(each, shape)) in _NAME:
                     announced = self._is_header(item)
         return (announced or not self._remember(name)) and not _holds_nothing(value)
-
-    def _count_hidden(self, fields: Iterable[tuple[Any, Any]], shape: Shape | None) -> int:
-        return 0 if shape is None else sum(self._shown_name(name, shape) is None for name, _ in fields)
-
-    def _note(self, name: str, shape: Shape) -> str | None:
+    def _note(self, name: Any, shape: Shape) -> str | None:
         """As `_shown_name`; remembered, where it need not be looked at each time."""
+        if type(name) is not str or name in shape.hidden:
+            return None
         text = self._shown_name(name, shape)
-        if (text is None or (self._remember(text) and text not in _VALUE)) and len(name) <= _LONGEST_NAME:
-            if len(shape.names) >= _MAX_FIELDS:
-                shape.names.clear()
-            shape.names[name] = text and (text, len(text) + 4)
+        if len(name) > _LONGEST_NAME:
+            return text
+        if len(shape.names) + len(shape.hidden) >= _MAX_FIELDS:
+            shape.names.clear()
+            shape.hidden.clear()
+        if text is None:
+            shape.hidden.add(name)
+        elif self._remember(text) and text not in _VALUE:
+            shape.names[name] = text, len(text) + 4
         return text
 
     def _shown_name(self, name: Any, shape: Shape) -> str | None:
@@ -679,9 +686,14 @@ class Encoder:
         return self._opened(value, fields, tuple.__len__(value), call, shape)
 
     def _enum(self, value: Any, call: _Call, shape: Shape) -> str:
-        stored = {key: item for key, item in stored_fields(value, shape, self._max_items)[0] if type(key) is str}
-        name = stored.get("_name_")
-        own = f".{exact_text(name)}" if type(name) is str else f"({inline(stored.get('_value_'))})"
+        name, number = None, None
+        for key, item in stored_fields(value, shape, self._max_items)[0]:
+            if type(key) is str:
+                if key == "_name_":
+                    name = item
+                elif key == "_value_":
+                    number = item
+        own = f".{exact_text(name)}" if type(name) is str else f"({inline(number)})"
         return self._text(shape.title + own, call)
 
     def _exception(self, value: Any, call: _Call, shape: Shape) -> object:
