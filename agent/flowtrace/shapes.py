@@ -12,7 +12,6 @@ from flowtrace.introspection import (
     exact_text,
     first_items,
     flags_of,
-    member_of,
     module_of,
     mro_of,
     names_are_texts,
@@ -21,7 +20,7 @@ from flowtrace.introspection import (
     title_of,
 )
 from flowtrace.renderings import BASES, library_rendering
-from flowtrace.typed import Any, NamedTuple
+from flowtrace.typed import Any
 
 _IMMUTABLE = 1 << 8  # Py_TPFLAGS_IMMUTABLETYPE: a type written in C
 _EXCEPTION = 1 << 30  # Py_TPFLAGS_BASE_EXC_SUBCLASS
@@ -67,8 +66,8 @@ class Shape:
     """
 
     __slots__ = (
-        "aliases", "base", "declared", "dictionary", "fields", "form", "hidden", "kind", "name", "names", "package", "render",
-        "settled", "slots", "title",
+        "aliases", "base", "declared", "dictionary", "fields", "form", "hidden", "kind", "name", "names", "package",
+        "render", "settled", "slots", "title",
     )  # fmt: skip
 
     def __init__(self, kind: Weak, title: str) -> None:
@@ -148,7 +147,8 @@ def _layout(mro: tuple[type, ...]) -> tuple[Slots, Weak | None]:
         if "__slots__" in namespace:
             declared = _names(namespace["__slots__"]) or [name for name in namespace if type(name) is str]
             members = (name for name in declared if type(namespace.get(name)) is types.MemberDescriptorType)
-            slots += [(name, Weak(owner)) for name in members if name[:1] != "_"]
+            weak = Weak(owner)
+            slots += [(name, weak) for name in members if name[:1] != "_"]
     return tuple(slots), dictionary
 
 
@@ -194,16 +194,21 @@ def stored_fields(value: object, shape: Shape, most: int) -> tuple[list[tuple[An
     found: list[tuple[Any, Any]] = []
     unread = 0
     if shape.slots:
+        last = None
         for name, owner in shape.slots[:most]:
             try:
-                found.append((name, member_of(owner(), name).__get__(value)))
-            except (AttributeError, TypeError):  # not set, or no longer there
+                if owner is not last:
+                    namespace, last = namespace_of(owner()), owner
+                member = namespace[name]
+                if type(member) is types.MemberDescriptorType:
+                    found.append((name, member.__get__(value)))
+            except (AttributeError, KeyError, TypeError):  # not set, or no longer there
                 continue
         unread = max(0, len(shape.slots) - most)
     if shape.dictionary is not None:
-        owner: Any = shape.dictionary()
-        getter: Any = namespace_of(owner).get("__dict__")
-        if type(getter) is types.GetSetDescriptorType or owner is types.SimpleNamespace:
+        base: Any = shape.dictionary()
+        getter: Any = namespace_of(base).get("__dict__")
+        if type(getter) is types.GetSetDescriptorType or base is types.SimpleNamespace:
             fields = getter.__get__(value)
             if type(fields) is not dict or len(fields) > most:
                 found += first_items(fields, most) or ()
@@ -212,7 +217,7 @@ def stored_fields(value: object, shape: Shape, most: int) -> tuple[list[tuple[An
                 try:
                     found += [*fields.items()]
                 except RuntimeError:  # changed meanwhile
-                    pass
+                    return found, unread
     return found, unread
 
 

@@ -144,8 +144,7 @@ class Encoder:
             id(memoryview): self._memoryview,
             id(re.Pattern): self._pattern,
             id(slice): self._slice,
-            id(int): self._large_int,
-            id(float): self._float,
+            **{id(kind): self._scalar for kind in (type(None), bool, int, float)},
         }
         self._unchecked = min(redactor.unchecked, self._max_string)
         self._unchecked_word = min(redactor.unchecked_word, self._max_string)
@@ -234,12 +233,10 @@ class Encoder:
         if kind is str:
             return self._text(value, call)
         call.left -= 6
-        if value is None or kind is bool or (kind is int and -PLAIN_INT < value < PLAIN_INT):
-            return value
-        return self._other(value, kind, call)
+        return value if value is None else self._other(value, kind, call)
 
     def _other(self, value: Any, kind: type, call: _Call) -> object:
-        """The same of all that is neither text nor None, bool or small int; 6 bytes of it have been counted."""
+        """The same of all that is not text; 6 bytes of it have been counted."""
         number = id(kind)
         known = self._known.get(number)
         if known is not None:
@@ -293,10 +290,13 @@ class Encoder:
         alike = margin if scrubbed is start else _common_suffix(start, scrubbed, margin)
         return scrubbed[: min(self._max_string, len(scrubbed) - alike)]
 
-    def _float(self, value: float, call: _Call) -> object:
-        return value if value - value == 0.0 else repr(value)  # JSON has no NaN and no infinity
+    def _scalar(self, value: Any, call: _Call) -> object:
+        kind = type(value)
+        if kind is float:
+            return value if value - value == 0.0 else repr(value)  # JSON has no NaN and no infinity
+        return value if kind is not int or -PLAIN_INT < value < PLAIN_INT else self._large_int(value)
 
-    def _large_int(self, value: int, call: _Call) -> object:
+    def _large_int(self, value: int) -> object:
         if 0 < value < _ABOVE_CARDS and self._scrub(str(value)) == MARKER:
             return MARKER
         return value if value.bit_length() < 64 else int_text(value)
@@ -427,7 +427,7 @@ class Encoder:
                 length = len(item)
                 if (
                     length > unchecked
-                    and not (length <= unchecked_word and item.isalnum())
+                    and (length > unchecked_word or not item.isalnum())
                     and (length > self._max_string or not self._is_harmless(item))
                 ):
                     return None
@@ -437,8 +437,8 @@ class Encoder:
                     return None
             elif item is not None and kind is not bool and (kind is not float or item - item != 0.0):
                 return None
-            size += len(key) + 9
             shown[key] = item
+        size += len("".join(shown)) + 9 * len(shown)
         if size >= call.left:
             return None
         call.left -= size
@@ -475,7 +475,13 @@ class Encoder:
                 hide = secret and not _holds_nothing(item)
             while text in shown:
                 text = f"{text} #{count}"
-            shown[text] = MARKER if hide else self._plain(item, call)
+            if hide:
+                shown[text] = MARKER
+            elif type(item) is str:
+                shown[text] = self._text(item, call)
+            else:
+                call.left -= 6
+                shown[text] = item if item is None else self._other(item, type(item), call)
         if count < total:
             shown[unused("…", shown)] = Rest(total - count, "{} more")
         call.path = path
@@ -550,27 +556,28 @@ class Encoder:
                         size += cost + 6
                         shown[text] = item
                         continue
+                else:
+                    text = unused(text, shown)
                 hide = False
-            else:  # not met before, or not shown, or to be looked at each time
-                own = name if shape is None else self._note(name, shape)
-                if own is None:
-                    hidden += 1
-                    continue
-                text, cost = own, len(own) + 4
-                hide = self._hides(text, item, islice(fields, len(shown) - before + hidden), shape)
+            else:
+                own = name  # not met before, or to be looked at each time
+                if shape is not None:
+                    own = None if type(name) is not str or name in shape.hidden else self._note(name, shape)
+                    if own is None:
+                        hidden += 1
+                        continue
+                text, cost = own if own not in shown else unused(own, shown), len(own) + 4
+                hide = self._hides(own, item, islice(fields, len(shown) - before + hidden), shape)
             left = call.left - size
             if left <= 0:
                 break
-            size = 0
-            if text in shown:
-                text = unused(text, shown)
-            last = text
+            size, last = 0, text
             if kind is str or hide:
                 call.left = left - cost
                 shown[text] = MARKER if hide else self._text(item, call)
             else:
                 call.left = left - cost - 6
-                shown[text] = self._other(item, kind, call) if item is not None and kind is not bool else item
+                shown[text] = self._other(item, kind, call)
         call.left = left = call.left - size
         missing = total - hidden - len(shown) + before
         if missing or left <= 0:
@@ -599,10 +606,9 @@ class Encoder:
                 if (each if shape is None else self._shown_name(each, shape)) in _NAME:
                     announced = self._is_header(item)
         return (announced or not self._remember(name)) and not _holds_nothing(value)
-    def _note(self, name: Any, shape: Shape) -> str | None:
+
+    def _note(self, name: str, shape: Shape) -> str | None:
         """As `_shown_name`; remembered, where it need not be looked at each time."""
-        if type(name) is not str or name in shape.hidden:
-            return None
         text = self._shown_name(name, shape)
         if len(name) > _LONGEST_NAME:
             return text
@@ -717,18 +723,16 @@ class Encoder:
             return shape.name
         fields, unread = stored_fields(value, shape, self._max_read)
         total = len(fields) + unread
-        call.left = left = call.left - len(fields)
+        left = call.left - len(fields)
         if total > self._max_items:
             fields = [field for field in fields if self._shown_name(field[0], shape) is not None]
             total = len(fields) + unread
             fields = fields[: self._max_items]
-            if not fields and not shape.declared:
-                return shape.name
-        call.left -= len(shape.title) + 10
+        call.left = left - len(shape.title) - 10
         call.path, call.package = (*path, id(value)), shape.package
         shown = self._fields(fields, total, call, {"@type": shape.title}, shape.names, shape)
         call.path, call.package = path, package
-        if len(shown) == 1 and not shape.declared:
+        if not shape.declared and (len(shown) == 1 or not fields):
             call.left = left
             return shape.name
         return shown
