@@ -39,7 +39,7 @@ class Weak(ref):  # type: ignore[type-arg]
     __slots__ = ()
 
 
-# by stored name: the shown one, and what it takes in the JSON
+# by stored name: the shown one, and what it takes in the JSON; nothing where it is not shown
 Names = dict[str, tuple[str, int]]
 Slots = tuple[tuple[str, Weak], ...]  # names, and the classes whose descriptors read them
 
@@ -61,12 +61,11 @@ class Shape:
         slots: The public ones, and the classes whose descriptors read them.
         dictionary: The class whose descriptor reads the instance's ``__dict__``.
         settled: False while the class is still being built.
-        names: Those stored names of which the encoder knows that they are shown and no secret.
-        hidden: Those of which it knows that they are not shown.
+        names: Stored names of which the encoder knows that they are no secret, or not shown.
     """
 
     __slots__ = (
-        "aliases", "base", "declared", "dictionary", "fields", "form", "hidden", "kind", "name", "names", "package",
+        "aliases", "base", "declared", "dictionary", "fields", "form", "kind", "name", "names", "package",
         "render", "settled", "slots", "title",
     )  # fmt: skip
 
@@ -81,7 +80,6 @@ class Shape:
         self.slots: Slots = ()
         self.dictionary: Weak | None = None
         self.names: Names = {}
-        self.hidden: set[str] = set()
 
 
 def examine(kind: type) -> Shape:

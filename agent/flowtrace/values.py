@@ -163,7 +163,7 @@ class Encoder:
     def arguments(self, values: dict[str, object]) -> bytes:
         """The arguments of a call as a JSON object, in the order given.
 
-        Measured: 1.3 µs for ``{"a": 1, "b": "text"}``, 8 µs for a pydantic model of six fields, 30 µs for a websocket
+        Measured: 1.4 µs for ``{"a": 1, "b": "text"}``, 5 µs for a pydantic model of six fields, 40 µs for a websocket
         with its scope, 1 ms for objects without end.
         """
         try:
@@ -334,7 +334,10 @@ class Encoder:
     # Built-in containers
 
     def _list(self, value: Any, call: _Call) -> object:
-        return self._array(value, value[: self._max_items], len(value), call, type(value))
+        total = len(value)
+        if total and len(call.path) >= self._max_depth and id(value) not in call.path:
+            return _closed(type(value), total)
+        return self._array(value, value[: self._max_items], total, call, type(value))
 
     def _collection(self, value: Any, call: _Call, base: Any = None) -> object:
         base = base or type(value)
@@ -376,8 +379,11 @@ class Encoder:
             is_text = type(item) is str
             if hide and not _holds_nothing(item):
                 shown.append(MARKER)
+            elif is_text:
+                shown.append(self._text(item, call))
             else:
-                shown.append(self._text(item, call) if is_text else self._plain(item, call))
+                call.left -= 6
+                shown.append(item if item is None else self._other(item, type(item), call))
             # as in ["mysql", "--password", "…"]
             hide = ((is_pair and len(shown) == 1) or (is_text and item[:1] == "-")) and self._is_header(item)
         if len(shown) < total:
@@ -530,20 +536,28 @@ class Encoder:
             fields: Pairs of a name and a value.
             total: How many there are, with those that were not read.
             shown: What they are added to.
-            names: Those that are no secret: how they are shown, and what that takes.
+            names: Those that are no secret: how they are shown, and what that takes; nothing where they are not.
             shape: Where these are what an object stores, so that not all are shown, and some under other names.
         """
         before, last = len(shown), ""
         hidden = size = 0  # bytes that are not yet taken from what is left: those of the scalars since the last other
         unchecked, unchecked_word = self._unchecked, self._unchecked_word
+        most, clean = self._max_string, self._clean_texts
         for name, item in fields:
-            kind = type(item)
             if type(name) is str and name in names:
                 text, cost = names[name]
+                if not cost:
+                    hidden += 1
+                    continue
+                kind = type(item)
                 if text not in shown:
                     if kind is str:
                         length = len(item)
-                        if length <= unchecked or (length <= unchecked_word and item.isalnum()):
+                        if (
+                            length <= unchecked
+                            or (length <= unchecked_word and item.isalnum())
+                            or (length <= most and hash(item) in clean)
+                        ):
                             size += cost + length + 3
                             shown[text] = item
                             continue
@@ -559,13 +573,12 @@ class Encoder:
                 else:
                     text = unused(text, shown)
                 hide = False
-            else:
-                own = name  # not met before, or to be looked at each time
-                if shape is not None:
-                    own = None if type(name) is not str or name in shape.hidden else self._note(name, shape)
-                    if own is None:
-                        hidden += 1
-                        continue
+            else:  # not met before, or to be looked at each time
+                own = name if shape is None else self._note(name, shape)
+                if own is None:
+                    hidden += 1
+                    continue
+                kind = type(item)
                 text, cost = own if own not in shown else unused(own, shown), len(own) + 4
                 hide = self._hides(own, item, islice(fields, len(shown) - before + hidden), shape)
             left = call.left - size
@@ -607,18 +620,16 @@ class Encoder:
                     announced = self._is_header(item)
         return (announced or not self._remember(name)) and not _holds_nothing(value)
 
-    def _note(self, name: str, shape: Shape) -> str | None:
+    def _note(self, name: Any, shape: Shape) -> str | None:
         """As `_shown_name`; remembered, where it need not be looked at each time."""
         text = self._shown_name(name, shape)
-        if len(name) > _LONGEST_NAME:
-            return text
-        if len(shape.names) + len(shape.hidden) >= _MAX_FIELDS:
-            shape.names.clear()
-            shape.hidden.clear()
-        if text is None:
-            shape.hidden.add(name)
-        elif self._remember(text) and text not in _VALUE:
-            shape.names[name] = text, len(text) + 4
+        if type(name) is str and len(name) <= _LONGEST_NAME:
+            if len(shape.names) >= _MAX_FIELDS:
+                shape.names.clear()
+            if text is None:
+                shape.names[name] = "", 0
+            elif self._remember(text) and text not in _VALUE:
+                shape.names[name] = text, len(text) + 4
         return text
 
     def _shown_name(self, name: Any, shape: Shape) -> str | None:
@@ -692,15 +703,13 @@ class Encoder:
         return self._opened(value, fields, tuple.__len__(value), call, shape)
 
     def _enum(self, value: Any, call: _Call, shape: Shape) -> str:
-        name, number = None, None
+        number = None
         for key, item in stored_fields(value, shape, self._max_items)[0]:
-            if type(key) is str:
-                if key == "_name_":
-                    name = item
-                elif key == "_value_":
-                    number = item
-        own = f".{exact_text(name)}" if type(name) is str else f"({inline(number)})"
-        return self._text(shape.title + own, call)
+            if type(key) is str and key == "_name_" and type(item) is str:
+                return self._text(f"{shape.title}.{exact_text(item)}", call)
+            if type(key) is str and key == "_value_":
+                number = item
+        return self._text(f"{shape.title}({inline(number)})", call)
 
     def _exception(self, value: Any, call: _Call, shape: Shape) -> object:
         args = args_of(value)
@@ -805,7 +814,7 @@ _CLOSED: dict[type, str] = {tuple: "(… {} items)", set: "{{… {} items}}", di
 
 def _closed(kind: type, total: int) -> str:
     """A container of Python's own that is not opened: its brackets and how much is in it."""
-    return _CLOSED.get(kind, f"{kind.__name__}([… {{}} items])").format(total)
+    return (_CLOSED.get(kind) or f"{kind.__name__}([… {{}} items])").format(total)
 
 
 def _is_name(key: Any) -> bool:
