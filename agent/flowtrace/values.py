@@ -218,7 +218,7 @@ class Encoder:
         if name in _VALUE:
             return True  # but another argument may be its name: `_hides` looks closer, each time
         if len(self._plain_names) >= _MAX_NAMES:
-            self._plain_names.clear()
+            self._plain_names = {}  # another thread may be about to read from the old one
         if len(name) <= _LONGEST_NAME:
             self._plain_names[name] = name, len(name) + 4
         return True
@@ -539,7 +539,8 @@ class Encoder:
             names: Those that are no secret: how they are shown, and what that takes; nothing where they are not.
             shape: Where these are what an object stores, so that not all are shown, and some under other names.
         """
-        before, last = len(shown), ""
+        before = len(shown)
+        last: str | None = None  # the text of the last that is no such scalar
         hidden = size = 0  # bytes that are not yet taken from what is left: those of the scalars since the last other
         unchecked, unchecked_word = self._unchecked, self._unchecked_word
         most, clean = self._max_string, self._clean_texts
@@ -601,7 +602,7 @@ class Encoder:
                 shown[unused("…", shown)] = Rest(missing, "{} more")
         return shown
 
-    def _unshow(self, shown: dict[str, Any], before: int, last: str, call: _Call) -> None:
+    def _unshow(self, shown: dict[str, Any], before: int, last: str | None, call: _Call) -> None:
         """Take back the scalars before which nothing was left, down to the last of what is not a scalar."""
         while len(shown) > before and (text := next(reversed(shown))) is not last:
             item = shown[text]
@@ -625,7 +626,7 @@ class Encoder:
         text = self._shown_name(name, shape)
         if type(name) is str and len(name) <= _LONGEST_NAME:
             if len(shape.names) >= _MAX_FIELDS:
-                shape.names.clear()
+                shape.names = {}  # not cleared: another thread may be about to read from it
             if text is None:
                 shape.names[name] = "", 0
             elif self._remember(text) and text not in _VALUE:
