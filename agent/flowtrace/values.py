@@ -422,9 +422,8 @@ class Encoder:
 
     def _flat_dict(self, pairs: list[tuple[Any, Any]], call: _Call) -> dict[str, object] | None:
         """A copy, where all keys are known to be harmless and all values are short scalars; else None."""
-        size, known = 0, self._plain_keys
+        size, known, clean, most = 0, self._plain_keys, self._clean_texts, self._max_string
         unchecked, unchecked_word = self._unchecked, self._unchecked_word
-        shown: dict[str, object] = {}
         for key, item in pairs:
             if type(key) is not str or (hash(key) not in known and not self._learn(key)):
                 return None
@@ -434,7 +433,7 @@ class Encoder:
                 if (
                     length > unchecked
                     and (length > unchecked_word or not item.isalnum())
-                    and (length > self._max_string or not self._is_harmless(item))
+                    and (length > most or (hash(item) not in clean and not self._is_harmless(item)))
                 ):
                     return None
                 size += length
@@ -443,7 +442,7 @@ class Encoder:
                     return None
             elif item is not None and kind is not bool and (kind is not float or item - item != 0.0):
                 return None
-            shown[key] = item
+        shown: dict[str, object] = dict(pairs)
         size += len("".join(shown)) + 9 * len(shown)
         if size >= call.left:
             return None
