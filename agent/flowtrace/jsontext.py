@@ -50,10 +50,12 @@ def dumps(plain: object) -> bytes:
         text = orjson.dumps(plain)
     except TypeError:  # the only reason with plain data: a lone surrogate, which UTF-8 cannot hold
         text = orjson.dumps(_without_surrogates(plain))
-    if not text.isascii():
+    if not text.isascii() and not text.replace(_ELLIPSIS, b"").isascii():  # most often it is our own mark of a cut
         text = _UNSAFE.sub(_escaped, text)
     return b"%b" % text  # 50 ns for a copy: orjson gives 4 KiB of memory to what has 20 bytes, and this is to wait
 
+
+_ELLIPSIS = "…".encode()
 
 # Controls that terminals obey (C1), line ends, and marks that turn the direction of what follows.
 _UNSAFE = late(rb"\xc2[\x80-\x9f]|\xe2\x80[\x8e\x8f\xa8-\xae]|\xe2\x81[\xa6-\xa9]")

@@ -26,6 +26,7 @@ from flowtrace.introspection import (
     stored_under,
     title_of,
 )
+from flowtrace.late import orjson
 from flowtrace.patterns import late
 from flowtrace.typed import Any
 
@@ -52,6 +53,11 @@ def inline(value: Any) -> str:
 
 def _moment(value: Any) -> str:
     zone = value.tzinfo
+    if zone is datetime.UTC and type(value) is datetime.datetime:
+        try:
+            return orjson.dumps(value)[1:-1].decode()  # the same in a third of the time
+        except TypeError:  # orjson is not there yet
+            pass
     if zone is None or type(zone) is datetime.timezone or is_from("zoneinfo", "ZoneInfo", type(zone)):
         return value.isoformat()  # type: ignore[no-any-return]
     return f"{value.replace(tzinfo=None).isoformat()}[tz]"  # its utcoffset is the program's code

@@ -10,10 +10,8 @@ from collections.abc import Callable, Mapping
 from flowtrace.introspection import (
     class_name,
     exact_text,
-    exception_dict_of,
     first_items,
     flags_of,
-    member_of,
     module_of,
     mro_of,
     names_are_texts,
@@ -22,7 +20,7 @@ from flowtrace.introspection import (
     title_of,
 )
 from flowtrace.renderings import BASES, library_rendering
-from flowtrace.typed import Any, NamedTuple
+from flowtrace.typed import Any
 
 _IMMUTABLE = 1 << 8  # Py_TPFLAGS_IMMUTABLETYPE: a type written in C
 _EXCEPTION = 1 << 30  # Py_TPFLAGS_BASE_EXC_SUBCLASS
@@ -41,74 +39,92 @@ class Weak(ref):  # type: ignore[type-arg]
     __slots__ = ()
 
 
+# by stored name: the shown one, and what it takes in the JSON; nothing where it is not shown
+Names = dict[str, tuple[str, int]]
 Slots = tuple[tuple[str, Weak], ...]  # names, and the classes whose descriptors read them
 
 
-class Shape(NamedTuple):
-    """What is known of a class, found out once. Refers to the class weakly and to nothing of its values."""
+class Shape:
+    """What is known of a class, found out once. Refers to the class weakly and to nothing of its values.
 
-    kind: Weak
-    name: str  # <module.Type>
-    title: str  # its qualified name
-    package: str = ""
-    form: str = "name"
-    base: type | None = None  # the built-in class that it derives from, of an exception or a subclass of one
-    render: Callable[[Any], object] = str
-    fields: tuple[str, ...] = ()  # of a named tuple
-    declared: bool = False
-    aliases: Mapping[str, str | None] = types.MappingProxyType({})  # shown name by stored name; None for hidden
-    slots: Slots = ()
-    dictionary: Weak | None = None  # the class whose descriptor reads the instance's __dict__
-    settled: bool = True  # False while the class is still being built
+    Attributes:
+        kind: The class.
+        name: ``<module.Type>``
+        title: Its qualified name.
+        package: The first part of the module's name.
+        form: Which way instances are shown.
+        base: The built-in class that it derives from, of an exception or a subclass of one.
+        render: Of a form that has one, what makes plain data of an instance.
+        fields: Of a named tuple.
+        declared: Whether the class declares which fields it has.
+        aliases: Shown name by stored name; None for hidden.
+        slots: The public ones, and the classes whose descriptors read them.
+        dictionary: The class whose descriptor reads the instance's ``__dict__``.
+        settled: False while the class is still being built.
+        names: Stored names of which the encoder knows that they are no secret, or not shown.
+    """
+
+    __slots__ = (
+        "aliases", "base", "declared", "dictionary", "fields", "form", "kind", "name", "names", "package",
+        "render", "settled", "slots", "title",
+    )  # fmt: skip
+
+    def __init__(self, kind: Weak, title: str) -> None:
+        self.kind, self.title, self.name = kind, title, f"<{title}>"
+        self.package, self.form = "", "name"
+        self.base: type | None = None
+        self.render: Callable[[Any], object] = str
+        self.fields: tuple[str, ...] = ()
+        self.declared, self.settled = False, True
+        self.aliases: Mapping[str, str | None] = {}
+        self.slots: Slots = ()
+        self.dictionary: Weak | None = None
+        self.names: Names = {}
 
 
 def examine(kind: type) -> Shape:
     """Decide how instances of a class are shown. About 20 µs, once per class."""
     mro, flags = mro_of(kind), flags_of(kind)
-    title = title_of(kind)
-    shape = Shape(Weak(kind), f"<{title}>", title)
+    shape = Shape(Weak(kind), title_of(kind))
     if flags & _EXCEPTION:
         built_in = (base for base in mro if flags_of(base) & _IMMUTABLE and module_of(base) == "builtins")
-        shape = shape._replace(base=next(built_in))
+        shape.base = next(built_in)
     if not all(map(names_are_texts, mro)):
         return shape
     ids = {id(base) for base in mro}
     names = {(exact_text(module_of(base)), title_of(base)) for base in mro}
-    shape = shape._replace(name=f"<{class_name(kind)}>", package=exact_text(module_of(kind)).partition(".")[0])
+    shape.name, shape.package = f"<{class_name(kind)}>", exact_text(module_of(kind)).partition(".")[0]
     if flags & _CLASS:
-        return shape._replace(form="class")
-    if _HOLDERS_OF_SECRETS in names:
-        return shape._replace(form="secret")
-    library, render = library_rendering(mro, names)
-    if render is not None:
-        return shape._replace(form="library" if library is kind else "number", render=render)
-    if not names.isdisjoint(_NAMED_ONLY):
-        return shape
-    slots, dictionary = _layout(mro)
-    shape = shape._replace(slots=slots, dictionary=dictionary)
-    if id(enum.Enum) in ids:
-        return shape._replace(form="enum")
-    if flags & _EXCEPTION:
-        return shape._replace(form="exception")
-    return _examine_data(shape, mro, ids)
+        shape.form = "class"
+    elif _HOLDERS_OF_SECRETS in names:
+        shape.form = "secret"
+    elif (found := library_rendering(mro, names))[1] is not None:
+        shape.form, shape.render = "library" if found[0] is kind else "number", found[1]
+    elif names.isdisjoint(_NAMED_ONLY):
+        shape.slots, shape.dictionary = _layout(mro)
+        if id(enum.Enum) in ids:
+            shape.form = "enum"
+        elif flags & _EXCEPTION:
+            shape.form, shape.dictionary = "exception", Weak(BaseException)
+        else:
+            _examine_data(shape, mro, ids)
+    return shape
 
 
-def _examine_data(shape: Shape, mro: tuple[type, ...], ids: set[int]) -> Shape:
+def _examine_data(shape: Shape, mro: tuple[type, ...], ids: set[int]) -> None:
     if id(tuple) in ids and (fields := _names(_find(mro, "_fields"))):
-        return shape._replace(form="named tuple", fields=fields)
+        shape.form, shape.fields = "named tuple", fields
+        return
     if id(dict) in ids:
-        return shape._replace(form="dict")
+        shape.form = "dict"
+        return
     for base in mro:
         if id(base) in BASES:
-            base, form, render = BASES[id(base)]
-            return shape._replace(form=form, base=base, render=render)
+            shape.base, shape.form, shape.render = BASES[id(base)]
+            return
     aliases = _declared_fields(mro)
-    return shape._replace(
-        form="object",
-        declared=aliases is not None,
-        aliases=aliases or {},
-        settled=_find(mro, "__pydantic_complete__") is not False,
-    )
+    shape.form, shape.declared, shape.aliases = "object", aliases is not None, aliases or {}
+    shape.settled = _find(mro, "__pydantic_complete__") is not False
 
 
 def _layout(mro: tuple[type, ...]) -> tuple[Slots, Weak | None]:
@@ -129,7 +145,8 @@ def _layout(mro: tuple[type, ...]) -> tuple[Slots, Weak | None]:
         if "__slots__" in namespace:
             declared = _names(namespace["__slots__"]) or [name for name in namespace if type(name) is str]
             members = (name for name in declared if type(namespace.get(name)) is types.MemberDescriptorType)
-            slots += [(name, Weak(owner)) for name in members if name[:1] != "_"]
+            weak = Weak(owner)
+            slots += [(name, weak) for name in members if name[:1] != "_"]
     return tuple(slots), dictionary
 
 
@@ -173,28 +190,33 @@ def stored_fields(value: object, shape: Shape, most: int) -> tuple[list[tuple[An
     Of each of the two no more than ``most`` are read.
     """
     found: list[tuple[Any, Any]] = []
-    for name, owner in shape.slots[:most]:
-        try:
-            found.append((name, member_of(owner(), name).__get__(value)))
-        except (AttributeError, TypeError):  # not set, or no longer there
-            continue
-    unread = max(0, len(shape.slots) - most)
-    fields = _fields_of(value, shape)
-    if fields is not None:
-        found += first_items(fields, most) or []
-        unread += max(0, dict.__len__(fields) - most)
+    unread = 0
+    if shape.slots:
+        last = None
+        for name, owner in shape.slots[:most]:
+            try:
+                if owner is not last:
+                    namespace, last = namespace_of(owner()), owner
+                member = namespace[name]
+                if type(member) is types.MemberDescriptorType:
+                    found.append((name, member.__get__(value)))
+            except (AttributeError, KeyError, TypeError):  # not set, or no longer there
+                continue
+        unread = max(0, len(shape.slots) - most)
+    if shape.dictionary is not None:
+        base: Any = shape.dictionary()
+        getter: Any = namespace_of(base).get("__dict__")
+        if type(getter) is types.GetSetDescriptorType or base is types.SimpleNamespace:
+            fields = getter.__get__(value)
+            if type(fields) is not dict or len(fields) > most:
+                found += first_items(fields, most) or ()
+                unread += max(0, dict.__len__(fields) - most)
+            else:
+                try:
+                    found += [*fields.items()]
+                except RuntimeError:  # changed meanwhile
+                    return found, unread
     return found, unread
-
-
-def _fields_of(value: object, shape: Shape) -> Any:
-    """The ``__dict__`` of an object, or None."""
-    if shape.form == "exception":
-        return exception_dict_of(value)
-    owner = shape.dictionary and shape.dictionary()
-    getter: Any = namespace_of(owner).get("__dict__") if owner is not None else None
-    if type(getter) is types.GetSetDescriptorType or owner is types.SimpleNamespace:
-        return getter.__get__(value)
-    return None
 
 
 def _find(mro: tuple[type, ...], name: str) -> object:
