@@ -11,12 +11,11 @@ import collections
 import contextlib
 import itertools
 import json
-import operator
 import os
 from collections.abc import Callable, Sequence
 
 from flowtrace import threads
-from flowtrace.events import ENTER, STATEMENT, Batch, Lines, Record, size_of
+from flowtrace.events import STATEMENT, Batch, Lines, Record, counts, size_of
 from flowtrace.lane import POLL_S, STARVED, Chunk, Lane
 from flowtrace.late import orjson
 from flowtrace.losses import Loss, Losses
@@ -337,21 +336,22 @@ class Dispatcher:
         try:
             body, calls, ends = self._lines.body(records)
         except Exception:  # noqa: BLE001  # which of them is it
-            sent = self._encodable(records)
-            body, calls, ends = self._lines.body(sent)
+            body, sent = self._encoded_singly(records)
+            calls, ends = counts(sent)
             if len(sent) < len(records):
-                lost_calls = [*map(_KIND, records)].count(ENTER) - calls
+                lost_calls = counts(records)[0] - calls
                 self._losses.add("could not be encoded", len(records) - len(sent), calls=lost_calls)
         self._open_calls += calls - ends
         return Chunk(Batch.of(self.new_id() if sent else "", body, len(sent)), sent, calls)
 
-    def _encodable(self, records: list[Record]) -> list[Record]:
-        """Those of which a line can be made."""
+    def _encoded_singly(self, records: list[Record]) -> tuple[bytes, list[Record]]:
+        """The lines that can be made, and their records."""
+        lines: list[bytes] = []
         sent: list[Record] = []
         rest = collections.deque(records)
         while rest:
             try:
-                self._lines.line(rest[0])
+                lines.append(self._lines.line(rest[0]))
                 sent.append(rest[0])
             except STARVED:
                 if self._stop_at is not None and time.monotonic() >= self._stop_at:
@@ -362,7 +362,7 @@ class Dispatcher:
                 if self._recorder.state.strict:
                     raise
             rest.popleft()
-        return sent
+        return b"\n".join([*lines, b""]), sent
 
     def _report_losses(self) -> None:
         state = self._recorder.state
@@ -497,6 +497,3 @@ def _text(**fields: Any) -> bytes:
 def _next_of(numbers: itertools.count[int]) -> int:
     """What ``numbers`` will give next; to take it would leave a gap that no event accounts for."""
     return int(repr(numbers).removeprefix("count(").removesuffix(")"))
-
-
-_KIND = operator.itemgetter(0)

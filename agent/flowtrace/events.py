@@ -241,9 +241,7 @@ class Lines:
         if self._native:
             made: tuple[bytes, int, int] = self._native.body(records)
             return made
-        kinds = [*map(_KIND, records)]
-        ends = kinds.count(EXIT) + kinds.count(EXCEPTION)
-        return b"\n".join([*map(self.line, records), b""]), kinds.count(ENTER), ends
+        return b"\n".join([*map(self.line, records), b""]), *counts(records)
 
     def _made_native(self, values_as_text: bool) -> Any:
         return native.Lines(
@@ -354,6 +352,12 @@ class Lines:
             self._endings.clear()
         ending = self._endings[task] = f',"pid":{self._pid}{named}}}'
         return ending
+
+
+def counts(records: list[Record]) -> tuple[int, int]:
+    """How many of these begin calls, and how many end some."""
+    kinds = [*map(_KIND, records)]
+    return kinds.count(ENTER), kinds.count(EXIT) + kinds.count(EXCEPTION)
 
 
 def _size_of(records: list[Record]) -> int:

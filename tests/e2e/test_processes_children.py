@@ -190,7 +190,9 @@ def test_forks_while_threads_record(comparison: Comparison, tracer: harness.Trac
     }
 
     env = {"FLOWTRACE_PURE_PYTHON": "1"} if is_pure else None
-    ended = comparison.run([PYTHON, "-Wignore", "app.py"], config=config, env=env, timeout_s=900)  # of threads and forks
+    ended = comparison.run(
+        [PYTHON, "-Wignore", "app.py"], config=config, env=env, timeout_s=900
+    )  # of threads and forks
 
     events = sorted(ended.events, key=lambda event: int(event["seq"]))  # of all files of a process that rotates them
     unfinished = {pid for pid, name in comparison.counted if name == "unfinished"}
@@ -203,7 +205,9 @@ def test_forks_while_threads_record(comparison: Comparison, tracer: harness.Trac
     assert delivered == comparison.counted
     harness.check_conservation([event for event in events if event["pid"] not in unfinished])
     if is_pure:
-        assert int((tracer.folder / "met").read_text()) > times // 20, "hardly a fork came while a thread was in the agent"
+        assert int((tracer.folder / "met").read_text()) > times // 20, (
+            "hardly a fork came while a thread was in the agent"
+        )
 
 
 THREAD = """
