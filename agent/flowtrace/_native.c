@@ -39,6 +39,9 @@ typedef struct {
     char busy;
 } Thread;
 
+#if defined(__GNUC__) && defined(__linux__)
+__attribute__((tls_model("initial-exec"))) /* 16 bytes of what the loader keeps free for this: no call to find them */
+#endif
 static _Thread_local struct {
     uint64_t serial;
     Thread *thread; /* borrowed: the recorder's thread-local storage has it, and it leaves here when it goes */
@@ -147,6 +150,8 @@ static PyTypeObject ThreadType = {
     .tp_members = thread_members,
 };
 
+#define CLEAN_TEXTS 1024 /* that are remembered: a power of two */
+
 /* -- what the functions of one encoder have in common ------------------------------------------------------------- */
 
 typedef struct {
@@ -158,6 +163,7 @@ typedef struct {
     Py_buffer here;
     bool is_system_clock, takes_scalar_arguments, takes_scalar_results;
     long long max_string, max_result, unchecked, unchecked_word, plain_int, call_bytes, scalar_bytes;
+    Py_hash_t clean[CLEAN_TEXTS]; /* hashes of texts that hold no secret, each where it belongs; 0: none */
 } Core;
 
 #define EACH_OBJECT_OF_CORE(DO)                                                                                        \
@@ -372,12 +378,19 @@ static long long scalar_size(Core *core, PyObject *value, long long max_string)
         if (length <= core->unchecked_word && is_alphanumeric(value)) {
             return length;
         }
+        Py_hash_t hash = PyObject_Hash(value), *clean = &core->clean[hash & (CLEAN_TEXTS - 1)];
+        if (*clean == hash && hash != 0) { /* as the redactor does it: the same 64 bits are the same text */
+            return length;
+        }
         PyObject *answer = PyObject_CallOneArg(core->is_clean, value);
         if (answer == NULL) {
             return -2;
         }
         bool is_clean = answer == Py_True;
         Py_DECREF(answer);
+        if (is_clean) {
+            *clean = hash;
+        }
         return is_clean ? length : -1;
     }
     if (kind == &PyLong_Type) {
@@ -1446,11 +1459,12 @@ static inline int put(Buffer *buffer, const char *text, size_t size)
     return 0;
 }
 
-static char two_digits[100][2], two_hex_digits[256][2];
+static char two_digits[100][2], two_hex_digits[256][2], is_escaped[256];
 
-static void fill_digits(void)
+static void fill_tables(void)
 {
     for (int i = 0; i < 256; i++) {
+        is_escaped[i] = i < 0x20 || i == '"' || i == '\\';
         two_hex_digits[i][0] = "0123456789abcdef"[i >> 4];
         two_hex_digits[i][1] = "0123456789abcdef"[i & 15];
     }
@@ -1527,11 +1541,16 @@ static int put_escaped(Buffer *buffer, const char *text, size_t size)
     }
     char *start = end;
     for (size_t i = 0; i < size; i++) {
-        unsigned char each = text[i];
-        if (each >= 0x20 && each != '"' && each != '\\') {
-            *end++ = each;
-            continue;
+        size_t begin = i;
+        while (i < size && !is_escaped[(unsigned char)text[i]]) {
+            i++;
         }
+        memcpy(end, text + begin, i - begin);
+        end += i - begin;
+        if (i == size) {
+            break;
+        }
+        unsigned char each = text[i];
         *end++ = '\\';
         switch (each) {
         case '"': case '\\': *end++ = each; break;
@@ -2059,7 +2078,7 @@ PyMODINIT_FUNC PyInit__native(void)
         {"SuspendableEnter", &SuspendableEnterType}, {"SuspendableLeave", &SuspendableLeaveType}, {"Lines", &LinesType},
     };
     PyObject *module = PyModule_Create(&definition);
-    fill_digits();
+    fill_tables();
     for (size_t i = 0; module != NULL && i < sizeof(types) / sizeof(types[0]); i++) {
         if (PyType_Ready(types[i].type) < 0 ||
             PyModule_AddObjectRef(module, types[i].name, (PyObject *)types[i].type) < 0) {
