@@ -6,7 +6,6 @@ import contextlib
 import math
 import os
 import sys
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 
 from flowtrace.patcher import Traced
@@ -85,6 +84,8 @@ class ForkSilence:
 
     def begin(self) -> None:
         """Before a fork."""
+        import warnings  # not before the first fork: it takes 0.6 ms
+
         self._over_at = math.inf
         filters: Any = warnings.filters
         filters.insert(0, self._filter)
@@ -102,7 +103,7 @@ class ForkSilence:
 
     def end(self) -> None:
         """Take the filter out, if it is there."""
-        filters: Any = warnings.filters
+        filters: Any = getattr(sys.modules.get("warnings"), "filters", ())
         while any(each is self._filter for each in filters):
             with contextlib.suppress(ValueError):  # another thread has reset them
                 filters.remove(self._filter)
