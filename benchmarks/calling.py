@@ -29,6 +29,7 @@ WAYS = {
     "untraced": "ways.Untraced",
     "flowtrace": "ways.Flowtrace",
     "flowtrace, without values": "ways.FlowtraceWithoutValues",
+    "flowtrace, in pure Python": "ways.FlowtraceInPython",
     "wrapt wrapper by hand": "wrapped.Wrapt",
     "VizTracer with values": "profilers.ViztracerWithValues",
     "VizTracer": "profilers.Viztracer",

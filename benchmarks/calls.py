@@ -18,6 +18,7 @@ import argparse
 import inspect
 import itertools
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -60,7 +61,8 @@ def run(way: str, workloads: Sequence[str], *, bursts: int) -> pyperf.BenchmarkS
             path.write_text(json.dumps({**config, "sinks": [sink]}))
             launch = Path(sys.executable).with_name("flowtrace-run")
             command = [str(launch), "--quiet", "--config", str(path), *command]
-        done = subprocess.run(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        env = os.environ | kind(way).env
+        done = subprocess.run(command, cwd=folder, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         if done.returncode:
             raise SystemExit(f"{way} could not be measured:\n{done.stdout}")
         return pyperf.BenchmarkSuite.load(str(output))

@@ -128,6 +128,11 @@ def steps() -> str:
                                   ["**the whole**", f"{whole:,.0f}"]])  # fmt: skip
 
 
+def native() -> str:
+    """The same in C."""
+    return _all_of("C")
+
+
 def floor() -> str:
     """The least."""
     return _all_of("floor")
@@ -231,7 +236,7 @@ def _crowd(crowd: Any) -> str:
     return f"{connections:,} connection{'s' * (connections > 1)} in {'one room' if rooms == 1 else f'{rooms} rooms'}"
 
 
-SECTIONS = (short, calls, process, steps, floor, delivery, startup, scale, chat)
+SECTIONS = (short, calls, process, steps, native, floor, delivery, startup, scale, chat)
 
 
 def filled(page: str) -> str:

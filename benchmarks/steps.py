@@ -2,7 +2,8 @@
 
 *The caller's part* is measured by a ladder: `enter` and `leave` of the recorder are cut off behind each of their
 statements, from none to all. What a rung takes beyond the one below is what its statement takes, so that the steps of a
-round sum to the whole, and the last rung is the code that runs in traced programs. All rungs take turns.
+round sum to the whole, and the last rung is the code that runs in traced programs where there is no C compiler. All
+rungs take turns. The code in C cannot be cut: of it, the whole is measured, and what of that is setting a ContextVar.
 
 *The floor* is a pair that does only what cannot be left out: two calls, the time twice, a parent and two numbers, two
 records on the queue; no guard, no bounds, no redaction, no check of values. Beside it stand the parts it is made of.
@@ -20,10 +21,8 @@ from __future__ import annotations
 import argparse
 import ast
 import asyncio  # noqa: F401  # as most programs do: then each call asks for the current task
-import collections
 import copy
 import itertools
-import operator
 import os
 import tempfile
 import time
@@ -40,7 +39,7 @@ from flowtrace import late
 from flowtrace import recorder as original
 from flowtrace.agent import _name_tasks
 from flowtrace.dispatcher import Dispatcher
-from flowtrace.events import ENTER, Batch, Described, Ids, Lines
+from flowtrace.events import ENTER, Batch, Described, Ids, Lines, size_of
 from flowtrace.instrument import instrument
 from flowtrace.lane import Lane
 from flowtrace.redaction import Redactor
@@ -53,8 +52,11 @@ CALLS = 1_000  # of a burst; two events each
 MOST_TEXT = 50  # of a statement, in characters
 SHOWN = 0.01  # of the whole: steps that take less are in the table, and not in the picture
 WHOLE = "the whole"
+_SET = "ContextVar.set"
+SETTING = f"2 × {_SET}"
 TITLES = {
-    "caller": "The caller's part: steps of the recorder, beyond an untraced call",
+    "caller": "The caller's part in Python: steps of the recorder, beyond an untraced call",
+    "C": "The caller's part in C",
     "floor": "The floor: what no recorder in Python can leave out",
     "delivery": "The delivery's part: from the queue to the file",
 }
@@ -172,7 +174,7 @@ def ladder(source: Source) -> list[Rung]:
 
 
 def _rung(source: Source, label: str, cut: Cut) -> Rung:
-    recorder = source.module(cut).Recorder()
+    recorder = source.module(cut).Recorder(is_native=False)
     return Rung(label, burst_of("call(7, 'seven')", call=_recorded(recorder)), recorder)
 
 
@@ -196,6 +198,12 @@ def _empty(recorder: Any) -> None:
     recorder.state.drained_bytes = recorder.state.queued_bytes
     if recorder.state.failures or recorder.state.lost_calls or recorder.state.suppressed_calls:
         raise SystemExit("a call was not recorded as it should be")
+
+
+def in_c() -> Rung:
+    """The whole, in C."""
+    recorder = original.Recorder()
+    return Rung(WHOLE, burst_of("call(7, 'seven')", call=_recorded(recorder)), recorder)
 
 
 # -- the floor -------------------------------------------------------------------------------------------------------
@@ -239,7 +247,7 @@ def primitives() -> list[tuple[int, Rung]]:
         (2, "a record of twelve on the queue, which stays", "push((a, b, a, b, a, b, a, b, a, b, a, b))"),
         (2, "the time", "clock()"),
         (1, "ContextVar.get", "get()"),
-        (2, "ContextVar.set", "set(b)"),
+        (2, _SET, "set(b)"),
         (2, "a number", "number()"),
     ]
     return [(count, Rung(label, burst_of(statement, **names), recorder)) for count, label, statement in parts]
@@ -282,20 +290,15 @@ class Delivery:
         took["take records off the queue"] = self._timed(lambda: records.extend(self._taken()))
         enters = [record for record in records if record[0] == ENTER]
         leaves = [record for record in records if record[0] != ENTER]
-        made: list[list[bytes]] = []
-        took["lines of ENTER"] = self._timed(lambda: made.append([*map(self._lines.line, enters)]))
-        took["lines of EXIT"] = self._timed(lambda: made.append([*map(self._lines.line, leaves)]))
-        lines = [line for pair in zip(*made, strict=True) for line in pair]
-        batches: list[Batch] = []
-        took["a batch of them"] = self._timed(lambda: batches.append(Batch("0", lines)))
-        kind, size = operator.itemgetter(0), operator.itemgetter(-1)
-        took["count what was taken"] = self._timed(
-            lambda: (collections.Counter(map(kind, records)), sum(map(size, records)))
-        )
+        made: list[bytes] = []
+        took["lines of ENTER"] = self._timed(lambda: made.append(self._lines.body(enters)[0]))
+        took["lines of EXIT"] = self._timed(lambda: made.append(self._lines.body(leaves)[0]))
+        batch = Batch.of("0", b"".join(made), len(records))
+        took["count what was taken"] = self._timed(lambda: size_of(records))
         enters.clear()
         leaves.clear()
         took["free the records"] = self._timed(records.clear)
-        took["write to the file"] = self._timed(lambda: self._sink.write(batches[0]))
+        took["write to the file"] = self._timed(lambda: self._sink.write(batch))
         _empty(self.recorder)
         self._path.write_bytes(b"")
         return took
@@ -333,14 +336,15 @@ def measure(rounds: int) -> dict[str, dict[str, Spread]]:
     Returns:
         For the caller's part, the floor and the delivery, their steps and, last of all, the whole: ns per call.
     """
-    rungs, least, parts = ladder(Source()), floor(), primitives()
+    rungs, fast, least, parts = ladder(Source()), in_c(), floor(), primitives()
     empty = Rung("", burst_of("pass"))
     turns: list[list[float]] = []
     floors: list[dict[str, float]] = []
+    natives: list[dict[str, float]] = []
     deliveries: list[dict[str, float]] = []
     with tempfile.TemporaryDirectory() as folder:
         delivery = Delivery(folder)
-        for rung in (*rungs, least, empty, *(part for _, part in parts)):
+        for rung in (*rungs, fast, least, empty, *(part for _, part in parts)):
             rung.run()  # CPython specializes what has run
         delivery.measure()
         for number in range(rounds):
@@ -350,6 +354,8 @@ def measure(rounds: int) -> dict[str, dict[str, Spread]]:
             floors.append({f"{count} × {part.label}": count * (part.run() - loop) for count, part in parts})
             whole = least.run() - turns[-1][0]
             floors[-1] |= {"the bytecode between these": whole - sum(floors[-1].values()), WHOLE: whole}
+            in_all, setting = fast.run() - turns[-1][0], floors[-1][SETTING]
+            natives.append({SETTING: setting, "all else": in_all - setting, WHOLE: in_all})
             deliveries.append(delivery.measure())
         report.progress("")
     ladders = [
@@ -361,7 +367,7 @@ def measure(rounds: int) -> dict[str, dict[str, Spread]]:
         whole = one.pop(WHOLE)
         one["what is between these"] = whole - sum(one.values())
         one[WHOLE] = whole
-    measured = {"caller": ladders, "floor": floors, "delivery": deliveries}
+    measured = {"caller": ladders, "C": natives, "floor": floors, "delivery": deliveries}
     return {
         part: {label: Spread.of([turn[label] for turn in turns]) for label in turns[0]}
         for part, turns in measured.items()

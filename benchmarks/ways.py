@@ -54,6 +54,7 @@ class Way:
     """Nothing is traced."""
 
     config: ClassVar[dict[str, Any] | None] = None  # of flowtrace-run, where that starts the process
+    env: ClassVar[dict[str, str]] = {}  # that its process has beside ours
     since: ClassVar[tuple[int, int]] = (3, 11)  # the Python that it needs
     arguments: ClassVar[bool] = False  # whether arguments are recorded
     result: ClassVar[str] = ""  # what stands before results, where they are recorded
@@ -105,6 +106,13 @@ class Flowtrace(Way):
 
     config: ClassVar[dict[str, Any] | None] = TARGETS
     arguments, result, background = True, '"result":"', True
+    is_native: ClassVar[bool] = True  # the code in C records
+
+    def prepare(self) -> None:
+        """It is what it is called."""
+        from flowtrace.native import native
+
+        assert (native is not None) == self.is_native, "flowtrace was installed without a C compiler"
 
     def off(self) -> None:
         """As ``flowtrace ctl PID off`` does it."""
@@ -124,6 +132,13 @@ class FlowtraceWithoutValues(Flowtrace):
 
     config: ClassVar[dict[str, Any] | None] = {**TARGETS, "capture": {"args": False, "result": False}}
     arguments, result = False, ""
+
+
+class FlowtraceInPython(Flowtrace):
+    """The same without the code in C."""
+
+    env: ClassVar[dict[str, str]] = {"FLOWTRACE_PURE_PYTHON": "1"}
+    is_native = False
 
 
 def for_its_kind(function: Function, call: Function, coroutine: Function, generator: Function) -> Function:
