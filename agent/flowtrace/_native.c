@@ -1006,7 +1006,8 @@ static int outcome_of(
     return 0;
 }
 
-static PyObject *leave(Function *self, Flow *flow, PyObject *above, Thread *me, PyObject *result, PyObject *active_ns, PyObject *ended)
+static PyObject *leave(
+    Function *self, Flow *flow, PyObject *above, Thread *me, PyObject *result, PyObject *active_ns, PyObject *ended)
 {
     Core *core = self->core;
     Counters *state = core->state;
@@ -1459,14 +1460,37 @@ static inline int put(Buffer *buffer, const char *text, size_t size)
     return 0;
 }
 
-static char two_digits[100][2], two_hex_digits[256][2], is_escaped[256];
+static char two_digits[100][2], two_hex_digits[256][2];
+
+typedef struct {
+    unsigned char size;
+    char text[7];
+} Escape;
+
+/* What stands for a character in a JSON string, as orjson writes it, and in such a string inside another one. */
+static Escape once[256], twice[256];
 
 static void fill_tables(void)
 {
+    static const char short_forms[][2] = {
+        {'"', '"'}, {'\\', '\\'}, {'\b', 'b'}, {'\f', 'f'}, {'\n', 'n'}, {'\r', 'r'}, {'\t', 't'},
+    };
     for (int i = 0; i < 256; i++) {
-        is_escaped[i] = i < 0x20 || i == '"' || i == '\\';
         two_hex_digits[i][0] = "0123456789abcdef"[i >> 4];
         two_hex_digits[i][1] = "0123456789abcdef"[i & 15];
+        once[i] = i < 0x20 ? (Escape){6, {'\\', 'u', '0', '0', two_hex_digits[i][0], two_hex_digits[i][1]}}
+                           : (Escape){1, {(char)i}};
+    }
+    for (size_t i = 0; i < sizeof(short_forms) / sizeof(short_forms[0]); i++) {
+        once[(unsigned char)short_forms[i][0]] = (Escape){2, {'\\', short_forms[i][1]}};
+    }
+    for (int i = 0; i < 256; i++) {
+        twice[i].size = 0;
+        for (int j = 0; j < once[i].size; j++) {
+            const Escape *inner = &once[(unsigned char)once[i].text[j]];
+            memcpy(twice[i].text + twice[i].size, inner->text, inner->size);
+            twice[i].size += inner->size;
+        }
     }
     for (int i = 0; i < 100; i++) {
         two_digits[i][0] = '0' + i / 10;
@@ -1532,39 +1556,18 @@ static int put_hex(Buffer *buffer, uint64_t number)
     return 0;
 }
 
-/* The inside of a JSON string, escaped as orjson does it. */
-static int put_escaped(Buffer *buffer, const char *text, size_t size)
+/* The inside of a JSON string. */
+static int put_escaped(Buffer *buffer, const char *text, size_t size, const Escape escapes[256])
 {
-    char *end = room_in(buffer, 6 * size);
+    char *end = room_in(buffer, sizeof(Escape) * size);
     if (end == NULL) {
         return -1;
     }
     char *start = end;
     for (size_t i = 0; i < size; i++) {
-        size_t begin = i;
-        while (i < size && !is_escaped[(unsigned char)text[i]]) {
-            i++;
-        }
-        memcpy(end, text + begin, i - begin);
-        end += i - begin;
-        if (i == size) {
-            break;
-        }
-        unsigned char each = text[i];
-        *end++ = '\\';
-        switch (each) {
-        case '"': case '\\': *end++ = each; break;
-        case '\b': *end++ = 'b'; break;
-        case '\f': *end++ = 'f'; break;
-        case '\n': *end++ = 'n'; break;
-        case '\r': *end++ = 'r'; break;
-        case '\t': *end++ = 't'; break;
-        default:
-            memcpy(end, "u00", 3);
-            end[3] = "01"[each >> 4];
-            end[4] = "0123456789abcdef"[each & 15];
-            end += 5;
-        }
+        const Escape *escape = &escapes[(unsigned char)text[i]];
+        memcpy(end, escape->text, sizeof(escape->text)); /* of one size, which is faster than the right size */
+        end += escape->size;
     }
     buffer->size += end - start;
     return 0;
@@ -1580,13 +1583,13 @@ typedef struct {
     char epoch_prefix[16];
     long long offset_ns, max_remembered;
     bool values_as_text;
-    Buffer spare[2];
+    Buffer spare;
 } Lines;
 
 /* One call: while it calls Python, another thread may make lines as well. */
 typedef struct {
     Lines *lines;
-    Buffer out, value;
+    Buffer out;
 } Writer;
 
 static int lines_traverse(Lines *self, visitproc visit, void *arg)
@@ -1622,8 +1625,7 @@ static void lines_dealloc(Lines *self)
     Py_XDECREF(self->endings);
     Py_XDECREF(self->keys);
     Py_XDECREF(self->epoch);
-    PyMem_Free(self->spare[0].text);
-    PyMem_Free(self->spare[1].text);
+    PyMem_Free(self->spare.text);
     Py_TYPE(self)->tp_free(self);
 }
 
@@ -1743,36 +1745,39 @@ static int put_id(Writer *to, PyObject *number, bool is_trace)
     return put_hex(out, mixed(value, key)) < 0 || PUT(out, "\"") < 0 ? -1 : 0;
 }
 
-/* A scalar as JSON, at the end of `value`. */
+/* A scalar as JSON, or as what it is in a JSON string. */
 static int put_scalar(Writer *to, PyObject *scalar)
 {
-    Buffer *value = &to->value;
+    Buffer *out = &to->out;
     if (PyUnicode_CheckExact(scalar) && PyUnicode_IS_ASCII(scalar)) {
-        return PUT(value, "\"") < 0 ||
-                       put_escaped(value, PyUnicode_DATA(scalar), PyUnicode_GET_LENGTH(scalar)) < 0 ||
-                       PUT(value, "\"") < 0
+        bool is_inside = to->lines->values_as_text;
+        const char *quote = is_inside ? "\\\"" : "\"";
+        return put(out, quote, 1 + is_inside) < 0 ||
+                       put_escaped(
+                           out, PyUnicode_DATA(scalar), PyUnicode_GET_LENGTH(scalar), is_inside ? twice : once) < 0 ||
+                       put(out, quote, 1 + is_inside) < 0
                    ? -1
                    : 0;
     }
     if (PyLong_CheckExact(scalar)) {
-        return put_long(value, scalar);
+        return put_long(out, scalar);
     }
     if (scalar == Py_None) {
-        return PUT(value, "null");
+        return PUT(out, "null");
     }
     if (scalar == Py_True) {
-        return PUT(value, "true");
+        return PUT(out, "true");
     }
     if (scalar == Py_False) {
-        return PUT(value, "false");
+        return PUT(out, "false");
     }
     PyObject *text = PyObject_CallOneArg(to->lines->dumps, scalar); /* a float: its shortest digits */
-    int status = text ? put_bytes(value, text) : -1;
+    int status = text ? put_bytes(out, text) : -1;
     Py_XDECREF(text);
     return status;
 }
 
-/* Arguments that were queued as they are, as a JSON object in `value`. */
+/* Arguments that were queued as they are, as the members of a JSON object. */
 static int put_arguments(Writer *to, PyObject *names, PyObject *values)
 {
     Lines *self = to->lines;
@@ -1797,55 +1802,45 @@ static int put_arguments(Writer *to, PyObject *names, PyObject *values)
     }
     Py_DECREF(address);
     Py_ssize_t count = PyTuple_GET_SIZE(values);
-    int status = PUT(&to->value, "{");
+    int status = PUT(&to->out, "{");
     if (!PyTuple_CheckExact(keys) || PyTuple_GET_SIZE(keys) != count + 1) {
         PyErr_SetString(PyExc_TypeError, "a name for each value is wanted");
         status = -1;
     }
     for (Py_ssize_t i = 0; status == 0 && i < count; i++) {
-        if ((i > 0 && PUT(&to->value, ",") < 0) || put_bytes(&to->value, PyTuple_GET_ITEM(keys, i + 1)) < 0 ||
+        if ((i > 0 && PUT(&to->out, ",") < 0) || put_bytes(&to->out, PyTuple_GET_ITEM(keys, i + 1)) < 0 ||
             put_scalar(to, PyTuple_GET_ITEM(values, i)) < 0) {
             status = -1;
         }
     }
     Py_DECREF(keys);
-    return status < 0 ? -1 : PUT(&to->value, "}");
+    return status < 0 ? -1 : PUT(&to->out, "}");
 }
 
-/* JSON, as it is or as a JSON string of it. */
-static int put_json(Writer *to, const char *text, size_t size)
-{
-    Buffer *out = &to->out;
-    if (!to->lines->values_as_text) {
-        return put(out, text, size);
-    }
-    return PUT(out, "\"") < 0 || put_escaped(out, text, size) < 0 || PUT(out, "\"") < 0 ? -1 : 0;
-}
-
-/* Arguments or a result. */
+/* Arguments or a result, as JSON or as a JSON string of it. */
 static int put_payload(Writer *to, PyObject *payload, PyObject *names, bool is_result)
 {
-    Buffer *value = &to->value;
-    const char *text;
-    size_t size;
-    if (PyBytes_CheckExact(payload)) {
-        text = PyBytes_AS_STRING(payload);
-        size = PyBytes_GET_SIZE(payload);
-    } else {
-        value->size = 0;
-        if ((names ? put_arguments(to, names, payload) : put_scalar(to, payload)) < 0) {
-            return -1;
-        }
-        text = value->text;
-        size = value->size;
+    Buffer *out = &to->out;
+    bool is_inside = to->lines->values_as_text;
+    if (!PyBytes_CheckExact(payload)) {
+        return (is_inside && PUT(out, "\"") < 0) ||
+                       (names ? put_arguments(to, names, payload) : put_scalar(to, payload)) < 0 ||
+                       (is_inside && PUT(out, "\"") < 0)
+                   ? -1
+                   : 0;
     }
+    const char *text = PyBytes_AS_STRING(payload);
+    size_t size = PyBytes_GET_SIZE(payload);
     if (size == 0) {
-        return PUT(&to->out, "null");
+        return PUT(out, "null");
+    }
+    if (!is_inside) {
+        return put(out, text, size);
     }
     if (is_result && size == 4 && memcmp(text, "null", 4) == 0) {
-        return to->lines->values_as_text ? PUT(&to->out, "\"void\"") : PUT(&to->out, "null");
+        return PUT(out, "\"void\"");
     }
-    return put_json(to, text, size);
+    return PUT(out, "\"") < 0 || put_escaped(out, text, size, once) < 0 || PUT(out, "\"") < 0 ? -1 : 0;
 }
 
 static long long floor_of(long long number, long long by)
@@ -1948,21 +1943,19 @@ static int put_line(Writer *to, PyObject *record)
 }
 static Writer begin_writing(Lines *self)
 {
-    Writer to = {self, self->spare[0], self->spare[1]};
-    self->spare[0] = self->spare[1] = (Buffer){NULL, 0, 0};
-    to.out.size = to.value.size = 0;
+    Writer to = {self, self->spare};
+    self->spare = (Buffer){NULL, 0, 0};
+    to.out.size = 0;
     return to;
 }
 
 static void end_writing(Writer *to)
 {
-    Buffer *spare = to->lines->spare, used[2] = {to->out, to->value};
-    for (int i = 0; i < 2; i++) {
-        if (spare[i].text != NULL || used[i].room > 1 << 20) { /* another's, or of a batch as few are */
-            PyMem_Free(used[i].text);
-        } else {
-            spare[i] = used[i];
-        }
+    Buffer *spare = &to->lines->spare;
+    if (spare->text != NULL || to->out.room > 1 << 20) { /* another's, or of a batch as few are */
+        PyMem_Free(to->out.text);
+    } else {
+        *spare = to->out;
     }
 }
 
@@ -2002,7 +1995,7 @@ static PyObject *lines_body(Lines *self, PyObject *records)
 
 static PyMethodDef lines_methods[] = {
     {"line", (PyCFunction)lines_line, METH_O, "The JSON object of a record, without a newline."},
-    {"body", (PyCFunction)lines_body, METH_O, "The lines of a list of records, how many begin calls and how many end some."},
+    {"body", (PyCFunction)lines_body, METH_O, "The lines of records, how many begin calls and how many end some."},
     {NULL},
 };
 

@@ -244,11 +244,16 @@ class Lines:
         return b"\n".join([*map(self.line, records), b""]), *counts(records)
 
     def _made_native(self, values_as_text: bool) -> Any:
+        def key(name: str) -> bytes:
+            """As it stands before its value, which is in a JSON string where values are texts."""
+            text = json_text(name)
+            return (_as_text(text).encode()[1:-1] if values_as_text else text) + b":"
+
         return native.Lines(
             epochs=self._ids._epochs,
             ending_of=lambda task: self._add_ending(task).encode(),
             static_of=lambda target: tuple(text.encode() for text in self._add_static(target)),
-            keys_of=lambda names: (names, *(json_text(name) + b":" for name in names)),
+            keys_of=lambda names: (names, *(key(name) for name in names)),
             dumps=lambda value: orjson.dumps(value),
             statement=self._statement,
             offset_ns=self._wall_offset_ns,
