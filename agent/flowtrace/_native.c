@@ -525,7 +525,8 @@ static PyObject *function_repr(Function *self)
 static PyObject *enter_call(PyObject *self, PyObject *const *args, size_t flags, PyObject *names);
 static PyObject *leave_call(PyObject *self, PyObject *const *args, size_t flags, PyObject *names);
 
-static int function_made(Function *self, PyObject *core, PyObject *index, PyObject *rate, int takes, vectorcallfunc call)
+static int function_made(
+    Function *self, PyObject *core, PyObject *index, PyObject *rate, int takes, vectorcallfunc call)
 {
     if (self->core != NULL) {
         PyErr_SetString(PyExc_TypeError, "is made once");
@@ -686,7 +687,8 @@ static PyObject *task_name(Counters *state, PyObject *loop)
 }
 
 /* A call that is recorded: its flow, or NULL with an exception set and nothing on the queue. */
-static PyObject *recorded(Function *self, Thread *me, PyObject *above, PyObject *entry, PyObject *names, PyObject *values)
+static PyObject *recorded(
+    Function *self, Thread *me, PyObject *above, PyObject *entry, PyObject *names, PyObject *values)
 {
     Core *core = self->core;
     Counters *state = core->state;
@@ -858,7 +860,7 @@ static PyObject *entered(Function *self, Thread *me, PyObject *above, PyObject *
     return flow;
 }
 
-/* At the recursion limit a call is left out, rather than recorded by halves: the queue itself is called a level down. */
+/* At the recursion limit a call is left out, rather than recorded by halves: the queue is called a level down. */
 static bool has_stack(void)
 {
     PyThreadState *state = PyThreadState_Get();
@@ -1344,7 +1346,8 @@ static PyObject *outer_leave_call(PyObject *self, PyObject *const *args, size_t 
         me = suspended->flow->thread;
     }
     PyObject *done = leave(
-        inner, suspended->flow, suspended->outer, me, args[1], active_ns ? active_ns : Py_None, ended ? ended : Py_None);
+        inner, suspended->flow, suspended->outer, me, args[1], active_ns ? active_ns : Py_None,
+        ended ? ended : Py_None);
     Py_XDECREF(active_ns);
     Py_XDECREF(ended);
     if (error != NULL) {
