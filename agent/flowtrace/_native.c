@@ -18,6 +18,9 @@
 #if PY_VERSION_HEX < 0x030B0000 || PY_VERSION_HEX >= 0x030E0000
 #error "it knows the Pythons from 3.11 to 3.13"
 #endif
+#ifdef Py_GIL_DISABLED
+#error "it counts on the GIL"
+#endif
 
 enum { ENTER, EXIT, EXCEPTION, STATEMENT };
 
@@ -39,13 +42,16 @@ typedef struct {
     char busy;
 } Thread;
 
-#if defined(__GNUC__) && defined(__linux__)
-__attribute__((tls_model("initial-exec"))) /* 16 bytes of what the loader keeps free for this: no call to find them */
+#ifdef __GLIBC__
+__attribute__((tls_model("initial-exec"))) /* 32 bytes of what the loader keeps free for this: no call to find them */
 #endif
 static _Thread_local struct {
-    uint64_t serial;
+    uint64_t serial, state; /* of the recorder, and of Python's own thread state: C threads have one after the other */
+    uint64_t gone; /* how many threads had gone that others let go of */
     Thread *thread; /* borrowed: the recorder's thread-local storage has it, and it leaves here when it goes */
 } known;
+
+static uint64_t gone;
 
 static PyObject *counters_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
 {
@@ -126,6 +132,8 @@ static void thread_dealloc(Thread *self)
     if (known.thread == self) {
         known.serial = 0;
         known.thread = NULL;
+    } else {
+        gone++;
     }
     Py_XDECREF(self->id);
     Py_XDECREF(self->raised);
@@ -149,6 +157,17 @@ static PyTypeObject ThreadType = {
     .tp_dealloc = (destructor)thread_dealloc,
     .tp_members = thread_members,
 };
+
+/* Objects are made whole or not at all: there is no `__init__` that could be left out or called again. */
+#define MADE_BY(name, init, Type)                                                                                      \
+    static PyObject *name(PyTypeObject *type, PyObject *args, PyObject *kwargs)                                        \
+    {                                                                                                                  \
+        PyObject *self = type->tp_alloc(type, 0);                                                                      \
+        if (self != NULL && init((Type *)self, args, kwargs) < 0) {                                                    \
+            Py_CLEAR(self);                                                                                            \
+        }                                                                                                              \
+        return self;                                                                                                   \
+    }
 
 #define CLEAN_TEXTS 1024 /* that are remembered: a power of two */
 
@@ -208,10 +227,7 @@ static int core_init(Core *self, PyObject *args, PyObject *kwargs)
     };
     PyObject *state, *here;
     int is_system_clock, takes_scalar_arguments, takes_scalar_results;
-    if (self->state != NULL) {
-        PyErr_SetString(PyExc_TypeError, "is made once");
-        return -1;
-    }
+    PyObject_GC_UnTrack(self); /* until what it refers to is its own */
     if (!PyArg_ParseTupleAndKeywords(
             args, kwargs, "$OO!OOOOOpOOOOOppLLLLLLLOOOSSSSS:Core", names, &self->recorder, &CountersType, &state,
             &self->queue, &here, &self->current, &self->seq, &self->clock, &is_system_clock, &self->arguments,
@@ -237,9 +253,12 @@ static int core_init(Core *self, PyObject *args, PyObject *kwargs)
         PyErr_SetString(PyExc_TypeError, "current has to be a ContextVar, and seq an iterator");
         return -1;
     }
+    PyObject_GC_Track(self);
     self->append = PyObject_GetAttrString(self->queue, "append");
     return self->append == NULL ? -1 : PyObject_GetBuffer(here, &self->here, PyBUF_SIMPLE);
 }
+
+MADE_BY(core_new, core_init, Core)
 
 static PyTypeObject CoreType = {
     PyVarObject_HEAD_INIT(NULL, 0)
@@ -247,8 +266,7 @@ static PyTypeObject CoreType = {
     .tp_basicsize = sizeof(Core),
     .tp_flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC,
     .tp_doc = "What the functions of targets that share an encoder have in common.",
-    .tp_new = PyType_GenericNew,
-    .tp_init = (initproc)core_init,
+    .tp_new = core_new,
     .tp_dealloc = (destructor)core_dealloc,
     .tp_traverse = (traverseproc)core_traverse,
     .tp_clear = (inquiry)core_clear,
@@ -256,7 +274,8 @@ static PyTypeObject CoreType = {
 
 static Thread *thread_of(Core *core) /* borrowed */
 {
-    if (known.serial == core->state->serial) {
+    uint64_t state = PyThreadState_Get()->id;
+    if (known.serial == core->state->serial && known.state == state && known.gone == gone) {
         return known.thread;
     }
     PyObject *made = PyObject_CallMethod(core->recorder, "thread", NULL);
@@ -269,8 +288,13 @@ static Thread *thread_of(Core *core) /* borrowed */
         return NULL;
     }
     known.serial = core->state->serial;
+    known.state = state;
+    known.gone = gone;
     known.thread = (Thread *)made;
     Py_DECREF(made); /* the thread-local storage has it */
+    if (known.thread == NULL) {
+        PyErr_SetString(PyExc_RuntimeError, "thread() has to keep what it gives");
+    }
     return known.thread;
 }
 
@@ -332,6 +356,19 @@ static void set_raised_error(PyObject *error) /* takes the reference */
 #else
     PyErr_Restore(Py_NewRef(Py_TYPE(error)), error, PyException_GetTraceback(error));
 #endif
+}
+
+/* The answer of a function that Python code has set, and may set anew or delete meanwhile. */
+static PyObject *called(PyObject *function, PyObject *argument)
+{
+    if (function == NULL) {
+        PyErr_SetString(PyExc_AttributeError, "a function of the state is gone");
+        return NULL;
+    }
+    Py_INCREF(function);
+    PyObject *answer = argument ? PyObject_CallOneArg(function, argument) : PyObject_CallNoArgs(function);
+    Py_DECREF(function);
+    return answer;
 }
 
 /* The gate: None where the exception that is set was ours, else NULL with the one that goes on. */
@@ -503,7 +540,7 @@ static void function_dealloc(Function *self)
 
 static PyObject *function_reduce(Function *self, PyObject *ignored)
 {
-    return Py_XNewRef(self->qualname); /* pickled and copied by name, as functions are */
+    return Py_NewRef(self->qualname ? self->qualname : Py_None); /* pickled and copied by name, as functions are */
 }
 
 static PyMethodDef function_methods[] = {
@@ -520,6 +557,39 @@ static PyMemberDef function_members[] = {
 static PyObject *function_repr(Function *self)
 {
     return PyUnicode_FromFormat("<function %S>", self->qualname ? self->qualname : Py_None);
+}
+
+/* While tracemalloc counts, the memory that we take is to count for a line of ours, not for the program's: then these
+   two functions in Python call us. */
+static PyObject *framed_call, *framed_subscript;
+static _Thread_local bool is_framed;
+
+static inline bool wants_frame(void)
+{
+    return PyTraceMalloc_Untrack(0, 0) != -2 && !is_framed && framed_call != NULL; /* -2: it does not count */
+}
+
+static PyObject *call_framed(PyObject *self, PyObject *const *args, size_t flags)
+{
+    PyObject *all[6] = {NULL, self}, *answer = NULL;
+    Py_ssize_t count = PyVectorcall_NARGS(flags);
+    if (count <= 4) {
+        memcpy(all + 2, args, count * sizeof(PyObject *));
+        is_framed = true;
+        answer = PyObject_Vectorcall(framed_call, all + 1, (count + 1) | PY_VECTORCALL_ARGUMENTS_OFFSET, NULL);
+        is_framed = false;
+    } else {
+        PyErr_SetString(PyExc_TypeError, "it takes four arguments at most");
+    }
+    return answer;
+}
+
+static PyObject *subscript_framed(PyObject *self, PyObject *key)
+{
+    is_framed = true;
+    PyObject *answer = PyObject_CallFunctionObjArgs(framed_subscript, self, key, NULL);
+    is_framed = false;
+    return answer;
 }
 
 static PyObject *enter_call(PyObject *self, PyObject *const *args, size_t flags, PyObject *names);
@@ -550,6 +620,8 @@ static int enter_init(Function *self, PyObject *args, PyObject *kwargs)
     return function_made(self, core, index, rate, takes, enter_call);
 }
 
+MADE_BY(enter_new, enter_init, Function)
+
 static int leave_init(Function *self, PyObject *args, PyObject *kwargs)
 {
     PyObject *core, *index;
@@ -559,6 +631,8 @@ static int leave_init(Function *self, PyObject *args, PyObject *kwargs)
     }
     return function_made(self, core, index, Py_None, takes, leave_call);
 }
+
+MADE_BY(leave_new, leave_init, Function)
 
 /* What names of arguments take on the queue, and at most with their texts. */
 static int learn_names(Function *self, PyObject *names)
@@ -671,13 +745,13 @@ static int take_entry(PyObject *entry, PyObject *span, PyObject **trace, PyObjec
 static PyObject *task_name(Counters *state, PyObject *loop)
 {
     if (state->current_task == NULL || state->current_task == Py_None) {
-        return PyObject_CallNoArgs(state->task_name);
+        return called(state->task_name, NULL);
     }
-    PyObject *task = PyObject_CallOneArg(state->current_task, loop);
+    PyObject *task = called(state->current_task, loop);
     if (task == NULL || task == Py_None) {
         return task;
     }
-    PyObject *name = PyObject_CallOneArg(state->name_of, task);
+    PyObject *name = called(state->name_of, task);
     Py_DECREF(task);
     if (name == NULL && PyErr_ExceptionMatches(PyExc_TypeError)) { /* a task class of another event loop */
         PyErr_Clear();
@@ -703,7 +777,7 @@ static PyObject *recorded(
         goto error;
     }
     if (state->in_loop != NULL && state->in_loop != Py_None) {
-        PyObject *loop = PyObject_CallNoArgs(state->in_loop);
+        PyObject *loop = called(state->in_loop, NULL);
         if (loop == NULL) {
             goto error;
         }
@@ -738,6 +812,9 @@ static PyObject *recorded(
     place = PyTuple_Pack(2, flow->trace, flow->span);
     PyObject *time = PyLong_FromLongLong(now), *counts_for = PyLong_FromLongLong(size), *kind = PyLong_FromLong(ENTER);
     PyObject *record = place && time && counts_for && kind ? PyTuple_New(12) : NULL;
+    if (record != NULL) {
+        PyObject_GC_UnTrack(record); /* at once: in 3.11 setting the current span may begin a collection, to which */
+    } /* callbacks of the program's listen, and nobody may find it half-made */
     if (record == NULL || set_current(core, place) < 0) {
         Py_XDECREF(time);
         Py_XDECREF(counts_for);
@@ -750,7 +827,7 @@ static PyObject *recorded(
     PyTuple_SET_ITEM(record, 1, Py_NewRef(self->index));
     PyTuple_SET_ITEM(record, 2, Py_NewRef(flow->span));
     PyTuple_SET_ITEM(record, 3, time);
-    PyTuple_SET_ITEM(record, 4, Py_NewRef(me->id));
+    PyTuple_SET_ITEM(record, 4, Py_NewRef(me->id ? me->id : Py_None));
     PyTuple_SET_ITEM(record, 5, Py_NewRef(flow->task));
     PyTuple_SET_ITEM(record, 6, Py_NewRef(flow->trace));
     PyTuple_SET_ITEM(record, 7, Py_NewRef(flow->parent));
@@ -812,9 +889,16 @@ static PyObject *entered(Function *self, Thread *me, PyObject *above, PyObject *
         state->skipped_calls++;
         Py_RETURN_NONE;
     }
+    if (above != Py_None && (!PyTuple_CheckExact(above) || PyTuple_GET_SIZE(above) != 2)) {
+        PyErr_SetString(PyExc_TypeError, "the current span has to be a tuple of two"); /* whoever has set it */
+        return NULL;
+    }
     bool is_first = above == Py_None || PyTuple_GET_ITEM(above, 1) == Py_None;
     if (is_first) {
         double rate = self->rate == Py_None ? state->rate : PyFloat_AsDouble(self->rate);
+        if (rate == -1.0 && PyErr_Occurred()) {
+            return NULL;
+        }
         if (above != Py_None || rate < 1.0 || (state->elsewhere != NULL && state->elsewhere != Py_None)) {
             entry = begun(self, above);
             if (entry == NULL) {
@@ -837,7 +921,7 @@ static PyObject *entered(Function *self, Thread *me, PyObject *above, PyObject *
             }
             if (!state->woken) {
                 state->woken = 1;
-                PyObject *done = PyObject_CallNoArgs(state->wake);
+                PyObject *done = called(state->wake, NULL);
                 if (done == NULL) {
                     Py_XDECREF(entry);
                     return NULL;
@@ -921,6 +1005,9 @@ static PyObject *enter(Function *self, PyObject *names, PyObject *values)
 
 static PyObject *enter_call(PyObject *self, PyObject *const *args, size_t flags, PyObject *names)
 {
+    if (wants_frame()) {
+        return call_framed(self, args, flags);
+    }
     if (PyVectorcall_NARGS(flags) != 2 || names != NULL) {
         PyErr_SetString(PyExc_TypeError, "enter takes names and values");
         return NULL;
@@ -930,6 +1017,9 @@ static PyObject *enter_call(PyObject *self, PyObject *const *args, size_t flags,
 
 static PyObject *enter_subscript(PyObject *self, PyObject *key)
 {
+    if (wants_frame()) {
+        return subscript_framed(self, key);
+    }
     if (!PyTuple_CheckExact(key) || PyTuple_GET_SIZE(key) != 2) {
         PyErr_SetString(PyExc_TypeError, "enter takes names and values");
         return NULL;
@@ -945,8 +1035,7 @@ static PyTypeObject EnterType = {
     .tp_basicsize = sizeof(Function),
     .tp_flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_HAVE_VECTORCALL,
     .tp_doc = "Called at the beginning of a traced call, with names and values of its arguments; gives its flow.",
-    .tp_new = PyType_GenericNew,
-    .tp_init = (initproc)enter_init,
+    .tp_new = enter_new,
     .tp_dealloc = (destructor)function_dealloc,
     .tp_traverse = (traverseproc)function_traverse,
     .tp_clear = (inquiry)function_clear,
@@ -1047,7 +1136,7 @@ static PyObject *leave(
             PyTuple_SET_ITEM(record, 1, Py_NewRef(self->index));
             PyTuple_SET_ITEM(record, 2, seq);
             PyTuple_SET_ITEM(record, 3, numbers[1]);
-            PyTuple_SET_ITEM(record, 4, Py_NewRef(me->id));
+            PyTuple_SET_ITEM(record, 4, Py_NewRef(me->id ? me->id : Py_None));
             PyTuple_SET_ITEM(record, 5, Py_NewRef(flow->task));
             PyTuple_SET_ITEM(record, 6, Py_NewRef(flow->trace));
             PyTuple_SET_ITEM(record, 7, Py_NewRef(flow->parent));
@@ -1084,6 +1173,9 @@ static PyObject *leave(
 
 static PyObject *leave_call(PyObject *self, PyObject *const *args, size_t flags, PyObject *names)
 {
+    if (wants_frame()) {
+        return call_framed(self, args, flags);
+    }
     Py_ssize_t count = PyVectorcall_NARGS(flags);
     if (count < 2 || count > 4 || names != NULL) {
         PyErr_SetString(PyExc_TypeError, "leave takes a flow, a result, and of what was suspended two more");
@@ -1107,8 +1199,7 @@ static PyTypeObject LeaveType = {
     .tp_basicsize = sizeof(Function),
     .tp_flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_HAVE_VECTORCALL,
     .tp_doc = "Called at the end of a traced call, with its flow and its result.",
-    .tp_new = PyType_GenericNew,
-    .tp_init = (initproc)leave_init,
+    .tp_new = leave_new,
     .tp_dealloc = (destructor)function_dealloc,
     .tp_traverse = (traverseproc)function_traverse,
     .tp_clear = (inquiry)function_clear,
@@ -1167,13 +1258,22 @@ static PyTypeObject SuspendedType = {
 
 static PyObject *pure_suspend, *pure_resumed; /* for what began in Python: set by `flowtrace.suspension` */
 
-static PyObject *suspend(PyObject *module, PyObject *flow)
+static PyObject *by_stand_in(PyObject *function, PyObject *flow)
+{
+    if (function == NULL) {
+        PyErr_SetString(PyExc_TypeError, "nothing stands in: flowtrace.suspension is not imported");
+        return NULL;
+    }
+    return PyObject_CallOneArg(function, flow);
+}
+
+static PyObject *suspend(PyObject *flow)
 {
     if (flow == Py_None) {
         Py_RETURN_NONE;
     }
     if (Py_TYPE(flow) != &SuspendedType) {
-        return PyObject_CallOneArg(pure_suspend, flow);
+        return by_stand_in(pure_suspend, flow);
     }
     Suspended *self = (Suspended *)flow;
     long long now = now_of(self->core);
@@ -1204,13 +1304,13 @@ static int go_on(Suspended *self)
     return set_current(self->core, self->here);
 }
 
-static PyObject *resumed(PyObject *module, PyObject *flow)
+static PyObject *resumed(PyObject *flow)
 {
     if (flow == Py_None) {
         Py_RETURN_NONE;
     }
     if (Py_TYPE(flow) != &SuspendedType) {
-        return PyObject_CallOneArg(pure_resumed, flow);
+        return by_stand_in(pure_resumed, flow);
     }
     return go_on((Suspended *)flow) < 0 ? NULL : Py_NewRef(Py_None);
 }
@@ -1246,7 +1346,7 @@ static void outer_dealloc(Outer *self)
 
 static PyObject *outer_reduce(Outer *self, PyObject *ignored)
 {
-    return Py_XNewRef(self->qualname);
+    return Py_NewRef(self->qualname ? self->qualname : Py_None);
 }
 
 static PyMethodDef outer_methods[] = {
@@ -1291,6 +1391,9 @@ static PyObject *outer_enter(Outer *self, PyObject *names, PyObject *values)
 
 static PyObject *outer_enter_call(PyObject *self, PyObject *const *args, size_t flags, PyObject *names)
 {
+    if (wants_frame()) {
+        return call_framed(self, args, flags);
+    }
     if (PyVectorcall_NARGS(flags) != 2 || names != NULL) {
         PyErr_SetString(PyExc_TypeError, "enter takes names and values");
         return NULL;
@@ -1300,6 +1403,9 @@ static PyObject *outer_enter_call(PyObject *self, PyObject *const *args, size_t 
 
 static PyObject *outer_enter_subscript(PyObject *self, PyObject *key)
 {
+    if (wants_frame()) {
+        return subscript_framed(self, key);
+    }
     if (!PyTuple_CheckExact(key) || PyTuple_GET_SIZE(key) != 2) {
         PyErr_SetString(PyExc_TypeError, "enter takes names and values");
         return NULL;
@@ -1309,6 +1415,9 @@ static PyObject *outer_enter_subscript(PyObject *self, PyObject *key)
 
 static PyObject *outer_leave_call(PyObject *self, PyObject *const *args, size_t flags, PyObject *names)
 {
+    if (wants_frame()) {
+        return call_framed(self, args, flags);
+    }
     if (PyVectorcall_NARGS(flags) != 2 || names != NULL) {
         PyErr_SetString(PyExc_TypeError, "leave takes a flow and a result");
         return NULL;
@@ -1364,7 +1473,7 @@ static PyObject *outer_leave_call(PyObject *self, PyObject *const *args, size_t 
 static int outer_made(Outer *self, PyObject *args, PyTypeObject *type, vectorcallfunc call)
 {
     PyObject *inner, *ended = NULL;
-    if (self->inner != NULL || !PyArg_ParseTuple(args, "O!|O", type, &inner, &ended)) {
+    if (self->inner != NULL || !PyArg_ParseTuple(args, type == &LeaveType ? "O!O" : "O!", type, &inner, &ended)) {
         if (!PyErr_Occurred()) {
             PyErr_SetString(PyExc_TypeError, "is made once");
         }
@@ -1381,9 +1490,67 @@ static int outer_enter_init(Outer *self, PyObject *args, PyObject *kwargs)
     return outer_made(self, args, &EnterType, outer_enter_call);
 }
 
+MADE_BY(outer_enter_new, outer_enter_init, Outer)
+
 static int outer_leave_init(Outer *self, PyObject *args, PyObject *kwargs)
 {
     return outer_made(self, args, &LeaveType, outer_leave_call);
+}
+
+MADE_BY(outer_leave_new, outer_leave_init, Outer)
+
+/* What is called where a body is suspended and where it goes on: no built-in functions, of which profilers are told. */
+static PyObject *suspend_call(PyObject *self, PyObject *const *args, size_t flags, PyObject *names)
+{
+    if (wants_frame()) {
+        return call_framed(self, args, flags);
+    }
+    if (PyVectorcall_NARGS(flags) != 1 || names != NULL) {
+        PyErr_SetString(PyExc_TypeError, "suspend takes a flow");
+        return NULL;
+    }
+    return suspend(args[0]);
+}
+
+static PyObject *resumed_call(PyObject *self, PyObject *const *args, size_t flags, PyObject *names)
+{
+    if (wants_frame()) {
+        return call_framed(self, args, flags);
+    }
+    if (PyVectorcall_NARGS(flags) != 1 || names != NULL) {
+        PyErr_SetString(PyExc_TypeError, "resumed takes a flow");
+        return NULL;
+    }
+    return resumed(args[0]);
+}
+
+static PyTypeObject StepType = {
+    PyVarObject_HEAD_INIT(NULL, 0)
+    .tp_name = "flowtrace._native.Step",
+    .tp_basicsize = sizeof(Outer),
+    .tp_flags =
+        Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_HAVE_VECTORCALL | Py_TPFLAGS_DISALLOW_INSTANTIATION,
+    .tp_doc = "Called with a flow, before a body is suspended or when it goes on.",
+    .tp_dealloc = (destructor)outer_dealloc,
+    .tp_traverse = (traverseproc)outer_traverse,
+    .tp_clear = (inquiry)outer_clear,
+    .tp_call = PyVectorcall_Call,
+    .tp_vectorcall_offset = offsetof(Outer, call),
+    .tp_methods = outer_methods,
+    .tp_members = outer_members,
+};
+
+static int add_step(PyObject *module, const char *name, vectorcallfunc call)
+{
+    Outer *step = (Outer *)StepType.tp_alloc(&StepType, 0);
+    if (step == NULL) {
+        return -1;
+    }
+    step->call = call;
+    step->qualname = PyUnicode_FromString(name);
+    int status = step->qualname ? PyModule_AddObjectRef(module, name, (PyObject *)step) : -1;
+    Py_DECREF(step);
+    return status;
 }
 
 static PyMappingMethods outer_as_mapping = {.mp_subscript = outer_enter_subscript};
@@ -1394,8 +1561,7 @@ static PyTypeObject SuspendableEnterType = {
     .tp_basicsize = sizeof(Outer),
     .tp_flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_HAVE_VECTORCALL,
     .tp_doc = "As Enter, for a body that can be suspended.",
-    .tp_new = PyType_GenericNew,
-    .tp_init = (initproc)outer_enter_init,
+    .tp_new = outer_enter_new,
     .tp_dealloc = (destructor)outer_dealloc,
     .tp_traverse = (traverseproc)outer_traverse,
     .tp_clear = (inquiry)outer_clear,
@@ -1412,8 +1578,7 @@ static PyTypeObject SuspendableLeaveType = {
     .tp_basicsize = sizeof(Outer),
     .tp_flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_HAVE_VECTORCALL,
     .tp_doc = "As Leave, for a body that can be suspended.",
-    .tp_new = PyType_GenericNew,
-    .tp_init = (initproc)outer_leave_init,
+    .tp_new = outer_leave_new,
     .tp_dealloc = (destructor)outer_dealloc,
     .tp_traverse = (traverseproc)outer_traverse,
     .tp_clear = (inquiry)outer_clear,
@@ -1446,7 +1611,7 @@ static int grow(Buffer *buffer, size_t more)
 /* Room for so many more bytes, or NULL with MemoryError. */
 static inline char *room_in(Buffer *buffer, size_t more)
 {
-    if (buffer->room - buffer->size < more && grow(buffer, more) < 0) {
+    if ((buffer->text == NULL || buffer->room - buffer->size < more) && grow(buffer, more) < 0) {
         return NULL;
     }
     return buffer->text + buffer->size;
@@ -1665,6 +1830,8 @@ static int lines_init(Lines *self, PyObject *args, PyObject *kwargs)
     return 0;
 }
 
+MADE_BY(lines_new, lines_init, Lines)
+
 /* What a function of Python's has given for a key, or gives now: a new reference. */
 static PyObject *remembered(Lines *self, PyObject *memory, PyObject *function, PyObject *key)
 {
@@ -1672,7 +1839,7 @@ static PyObject *remembered(Lines *self, PyObject *memory, PyObject *function, P
     if (found != NULL || PyErr_Occurred()) {
         return Py_XNewRef(found);
     }
-    PyObject *made = PyObject_CallOneArg(function, key);
+    PyObject *made = called(function, key);
     if (made == NULL) {
         return NULL;
     }
@@ -1774,7 +1941,7 @@ static int put_scalar(Writer *to, PyObject *scalar)
     if (scalar == Py_False) {
         return PUT(out, "false");
     }
-    PyObject *text = PyObject_CallOneArg(to->lines->dumps, scalar); /* a float: its shortest digits */
+    PyObject *text = called(to->lines->dumps, scalar); /* a float: its shortest digits */
     int status = text ? put_bytes(out, text) : -1;
     Py_XDECREF(text);
     return status;
@@ -1790,7 +1957,7 @@ static int put_arguments(Writer *to, PyObject *names, PyObject *values)
     }
     PyObject *keys = PyDict_GetItemWithError(self->keys, address); /* names, and a key for each: so they stay alive */
     if (keys == NULL) {
-        PyObject *made = PyErr_Occurred() ? NULL : PyObject_CallOneArg(self->keys_of, names);
+        PyObject *made = PyErr_Occurred() ? NULL : called(self->keys_of, names);
         if (made != NULL && PyDict_GET_SIZE(self->keys) >= self->max_remembered) {
             PyDict_Clear(self->keys);
         }
@@ -1926,8 +2093,11 @@ static int put_line(Writer *to, PyObject *record)
         return -1;
     }
     long kind = PyLong_AsLong(PyTuple_GET_ITEM(record, 0));
+    if (kind == -1 && PyErr_Occurred()) {
+        return -1;
+    }
     if (kind == STATEMENT) {
-        PyObject *text = PyObject_CallOneArg(to->lines->statement, record);
+        PyObject *text = called(to->lines->statement, record);
         int status = text ? put_bytes(out, text) : -1;
         Py_XDECREF(text);
         return status;
@@ -2008,8 +2178,7 @@ static PyTypeObject LinesType = {
     .tp_basicsize = sizeof(Lines),
     .tp_flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC,
     .tp_doc = "Makes JSON lines of records.",
-    .tp_new = PyType_GenericNew,
-    .tp_init = (initproc)lines_init,
+    .tp_new = lines_new,
     .tp_dealloc = (destructor)lines_dealloc,
     .tp_traverse = (traverseproc)lines_traverse,
     .tp_clear = (inquiry)lines_clear,
@@ -2047,9 +2216,19 @@ static PyObject *stand_in(PyObject *module, PyObject *args)
     Py_RETURN_NONE;
 }
 
+static PyObject *frame(PyObject *module, PyObject *args)
+{
+    PyObject *first, *second;
+    if (!PyArg_ParseTuple(args, "OO:frame", &first, &second)) {
+        return NULL;
+    }
+    Py_XSETREF(framed_call, Py_NewRef(first));
+    Py_XSETREF(framed_subscript, Py_NewRef(second));
+    Py_RETURN_NONE;
+}
+
 static PyMethodDef functions[] = {
-    {"native_suspend", suspend, METH_O, "Before a body is suspended: hand the span back."},
-    {"native_resumed", resumed, METH_O, "When a body goes on: take the span up. More than once is once."},
+    {"frame", frame, METH_VARARGS, "What to be called by while tracemalloc counts: as a function, and as a subscript."},
     {"size_of", size_of, METH_O, "What a list of records counts for on the queue."},
     {"stand_in", stand_in, METH_VARARGS, "What to call for flows of the functions in Python: suspend, and resumed."},
     {NULL},
@@ -2080,6 +2259,10 @@ PyMODINIT_FUNC PyInit__native(void)
             PyModule_AddObjectRef(module, types[i].name, (PyObject *)types[i].type) < 0) {
             Py_CLEAR(module);
         }
+    }
+    if (module != NULL && (PyType_Ready(&StepType) < 0 || add_step(module, "native_suspend", suspend_call) < 0 ||
+                           add_step(module, "native_resumed", resumed_call) < 0)) {
+        Py_CLEAR(module);
     }
     return module;
 }

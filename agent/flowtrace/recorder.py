@@ -598,6 +598,16 @@ class Recorder:
             raise error
 
 
+def _call(part: Callable[..., Any], *args: Any) -> Any:
+    return part(*args)
+
+
+def _subscript(part: Any, key: Any) -> Any:
+    return part[key]
+
+
+if native:
+    native.frame(_call, _subscript)
 _COMPACT = (1 << 30) - 1  # ints of one digit, which CPython compares in half the time
 _sleep = time.sleep
 _NO_SCALARS = Scalars(0, 0, 0, lambda text: False, lambda names: -1)
@@ -651,5 +661,6 @@ def _is_internal(error: BaseException) -> bool:
     traceback = traceback_of(error)
     while traceback is not None and traceback.tb_next is not None:
         traceback = traceback.tb_next
-    inside = traceback is not None and traceback.tb_frame.f_code.co_filename.startswith(FOLDER)
+    # none: it was raised in C, called from C; what a handler or another thread sends has the frame that it struck
+    inside = traceback is None or traceback.tb_frame.f_code.co_filename.startswith(FOLDER)
     return inside and issubclass(kind, Exception) and module_of(kind) == "builtins"

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import harness
 import pytest
 
+from flowtrace.native import native
 from tests.conformance.probe import ASPECTS
 from tests.conformance.runs import EXTENSION, FEATURES, Run, Runs
 
@@ -36,7 +37,7 @@ COPIES_OF_CODE = {"cloudpickled", "coroutine", "exec_made"}
 YIELD_INNERMOST, CLOSED, OFF_STACK = set[str](), set[str](), OF_THE_STACK
 if sys.version_info >= (3, 12):  # a function in C takes less of the stack than one in Python
     OFF_STACK = set[str]()
-if sys.version_info[:2] == (3, 12):
+if sys.version_info[:2] == (3, 12) and native is None:
     YIELD_INNERMOST = {"arithmetic", "generator", "own_locals", "recursive"}
 if sys.version_info >= (3, 13):  # a generator is closed without being resumed where it handles nothing
     CLOSED = {"context_variable", "finalizer", "generator"}
