@@ -247,7 +247,9 @@ class Tracer:
             sink = {"type": "file", "path": f"{self.traces}/{{service}}-{{pid}}.jsonl"}
             config = json.dumps({"service": "test", "sinks": [sink], **config})  # JSON is YAML
         path = self.folder / "config.yaml"
-        path.write_text(config)
+        unfinished = path.with_suffix(".new")
+        unfinished.write_text(config)
+        unfinished.replace(path)  # at once: a program that was started a moment ago may be about to read it
         return [*launcher(), "--config", str(path), *options]
 
     def _run(
