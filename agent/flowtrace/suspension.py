@@ -48,20 +48,18 @@ def _descend(recorder: Recorder) -> None:
 
 def suspend(suspended: Suspended | None) -> None:
     """Before the body is suspended: hand the span back."""
-    if type(suspended) is not Suspended:
-        if suspended is not None:  # of a function in C, where its code was pickled in a process without
-            native_suspend(suspended)
-    else:
+    if native and type(suspended) is native.Suspended:  # its code was pickled in a process that had no functions in C
+        native_suspend(suspended)
+    elif suspended is not None:
         suspended.paused_at = suspended.clock()
         suspended.current.set(suspended.outer)
 
 
 def resumed(suspended: Suspended | None) -> None:
     """When the body goes on, possibly in another context than before: take the span up. More than once is once."""
-    if type(suspended) is not Suspended:
-        if suspended is not None:
-            native_resumed(suspended)
-    elif suspended.paused_at is not None:
+    if native and type(suspended) is native.Suspended:
+        native_resumed(suspended)
+    elif suspended is not None and suspended.paused_at is not None:
         suspended.idle_ns += suspended.clock() - suspended.paused_at
         suspended.paused_at = None
         suspended.outer = suspended.current.get()
