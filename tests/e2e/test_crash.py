@@ -114,8 +114,10 @@ def chain(folder: Path, plans: list[Plan]) -> list[Death]:
     ran = [
         (run(tracer, plan, folder / f"times-{number}"), folder / f"times-{number}") for number, plan in enumerate(plans)
     ]
-    assert_balanced(folder / "traces", ended=False, torn=len(plans))
-    entered = numbers_entered(folder / "traces" / "all.jsonl")
+    path = folder / "traces" / "all.jsonl"
+    if path.exists() and path.stat().st_size:  # else all died within their first interval, as `death` sees
+        assert_balanced(folder / "traces", ended=False, torn=len(plans))
+    entered = numbers_entered(path)
     shutil.rmtree(folder / "traces")  # hundreds of megabytes, which pytest would keep
     return [death(times, entered.get(pid, 0)) for pid, times in ran]
 
