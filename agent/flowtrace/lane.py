@@ -98,6 +98,9 @@ class Lane:
         self._offered_bytes = self._done_bytes = self._offered = self.done = 0
         self._dropped: set[int] = set()  # spans of dropped calls that are open: as many as the program has
         self._dropped_and_left: dict[int, None] = {}  # the oldest first; tasks may go on below
+        self._forgotten = range(0)  # from the first that was dropped to the last that is not remembered any more
+        self._first_dropped: int | None = None
+        self._open: set[int] = set()  # spans that were let pass since, as many as the program has
         self._stop_at: float | None = None
         self._close_by = 0.0
         self._stopping = _thread.allocate_lock()
@@ -257,18 +260,30 @@ class Lane:
         if kind == STATEMENT:
             return record[1] != "LOSS" or self.takes_losses  # or a sink that hangs would make its lane grow
         if kind == ENTER:
-            parent = record[7]
-            if parent in self._dropped or parent in self._dropped_and_left or self._is_full(size):
-                self._dropped.add(record[2])
+            span, parent = record[2], record[7]
+            if parent in self._dropped or parent in self._dropped_and_left or self._is_full(size) or (
+                type(parent) is int and parent in self._forgotten and parent not in self._open
+            ):  # fmt: skip
+                self._first_dropped = span if self._first_dropped is None else min(span, self._first_dropped)
+                self._dropped.add(span)
                 return False
+            if self._first_dropped is not None:
+                self._open.add(span)
             return True
         if record[9] in self._dropped:
             self._dropped.discard(record[9])
             self._dropped_and_left[record[9]] = None
             if len(self._dropped_and_left) > MAX_LEFT_SPANS:
-                del self._dropped_and_left[next(iter(self._dropped_and_left))]
+                self._forget(next(iter(self._dropped_and_left)))
             return False
+        self._open.discard(record[9])
         return True
+
+    def _forget(self, span: int) -> None:
+        """What comes below spans from here on back may be below one that was dropped, and is left out as well."""
+        del self._dropped_and_left[span]
+        assert self._first_dropped is not None
+        self._forgotten = range(self._first_dropped, max(span + 1, self._forgotten.stop))
 
     def _say_again(self, line: bytes) -> None:
         """Have what a LOSS event says repeated, for this sink alone: the others may have got this one."""
