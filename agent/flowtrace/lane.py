@@ -137,7 +137,7 @@ class Lane:
         size = len(chunk.batch.body)
         self._wait_for_room(size)
         batch, calls = chunk.batch, chunk.calls
-        if self._dropped or self._dropped_and_left or self._is_full(size):
+        if self._first_dropped is not None or self._is_full(size):
             batch, calls = self._admitted(chunk)
         if batch:
             self._put(Waiting(batch, calls, self._offered + len(batch)))

@@ -855,6 +855,23 @@ def test_long_call_that_was_dropped_stays_dropped(lanes: Lanes, monkeypatch: pyt
     assert seqs(sink) == [0]
 
 
+def test_task_below_a_dropped_call_that_is_forgotten_is_left_out(lanes: Lanes, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is not remembered to have been let pass is not what a call may be below; what came before, or is new, is."""
+    monkeypatch.setattr(lane_module, "MAX_LEFT_SPANS", 0)
+    sink = Gated()
+    lane = lanes.start(sink, max_bytes=LINE_BYTES)
+    lane.offer(lanes.chunk(enter(0)))
+    lane.offer(lanes.chunk(enter(1), leave(2, 1)))
+    sink.gate.set()
+    settle(lane)
+
+    lane.offer(lanes.chunk(enter(3, 1), leave(4, 3), enter(5, 0), leave(6, 5), enter(7), leave(8, 7)))
+    settle(lane)
+
+    assert seqs(sink) == [0, 5, 6, 7, 8]
+    assert lane.losses.events == 4
+
+
 def test_waiting_stays_bounded_while_losses_are_reported(lanes: Lanes) -> None:
     """A sink that hangs for days does not fill the memory with LOSS events."""  # fault T12
     sink = Gated()
