@@ -1003,29 +1003,33 @@ static PyObject *enter(Function *self, PyObject *names, PyObject *values)
     return flow;
 }
 
-static PyObject *enter_call(PyObject *self, PyObject *const *args, size_t flags, PyObject *names)
-{
-    if (wants_frame()) {
-        return call_framed(self, args, flags);
+/* The two ways of calling such a function: with names and values, and as a subscript of both. */
+#define CALLED_BY(name, Type)                                                                                          \
+    static PyObject *name##_call(PyObject *self, PyObject *const *args, size_t flags, PyObject *names)                 \
+    {                                                                                                                  \
+        if (wants_frame()) {                                                                                           \
+            return call_framed(self, args, flags);                                                                     \
+        }                                                                                                              \
+        if (PyVectorcall_NARGS(flags) != 2 || names != NULL) {                                                         \
+            PyErr_SetString(PyExc_TypeError, "enter takes names and values");                                          \
+            return NULL;                                                                                               \
+        }                                                                                                              \
+        return name((Type *)self, args[0], args[1]);                                                                   \
+    }                                                                                                                  \
+                                                                                                                       \
+    static PyObject *name##_subscript(PyObject *self, PyObject *key)                                                   \
+    {                                                                                                                  \
+        if (wants_frame()) {                                                                                           \
+            return subscript_framed(self, key);                                                                        \
+        }                                                                                                              \
+        if (!PyTuple_CheckExact(key) || PyTuple_GET_SIZE(key) != 2) {                                                  \
+            PyErr_SetString(PyExc_TypeError, "enter takes names and values");                                          \
+            return NULL;                                                                                               \
+        }                                                                                                              \
+        return name((Type *)self, PyTuple_GET_ITEM(key, 0), PyTuple_GET_ITEM(key, 1));                                 \
     }
-    if (PyVectorcall_NARGS(flags) != 2 || names != NULL) {
-        PyErr_SetString(PyExc_TypeError, "enter takes names and values");
-        return NULL;
-    }
-    return enter((Function *)self, args[0], args[1]);
-}
 
-static PyObject *enter_subscript(PyObject *self, PyObject *key)
-{
-    if (wants_frame()) {
-        return subscript_framed(self, key);
-    }
-    if (!PyTuple_CheckExact(key) || PyTuple_GET_SIZE(key) != 2) {
-        PyErr_SetString(PyExc_TypeError, "enter takes names and values");
-        return NULL;
-    }
-    return enter((Function *)self, PyTuple_GET_ITEM(key, 0), PyTuple_GET_ITEM(key, 1));
-}
+CALLED_BY(enter, Function)
 
 static PyMappingMethods enter_as_mapping = {.mp_subscript = enter_subscript};
 
@@ -1389,29 +1393,7 @@ static PyObject *outer_enter(Outer *self, PyObject *names, PyObject *values)
     return NULL;
 }
 
-static PyObject *outer_enter_call(PyObject *self, PyObject *const *args, size_t flags, PyObject *names)
-{
-    if (wants_frame()) {
-        return call_framed(self, args, flags);
-    }
-    if (PyVectorcall_NARGS(flags) != 2 || names != NULL) {
-        PyErr_SetString(PyExc_TypeError, "enter takes names and values");
-        return NULL;
-    }
-    return outer_enter((Outer *)self, args[0], args[1]);
-}
-
-static PyObject *outer_enter_subscript(PyObject *self, PyObject *key)
-{
-    if (wants_frame()) {
-        return subscript_framed(self, key);
-    }
-    if (!PyTuple_CheckExact(key) || PyTuple_GET_SIZE(key) != 2) {
-        PyErr_SetString(PyExc_TypeError, "enter takes names and values");
-        return NULL;
-    }
-    return outer_enter((Outer *)self, PyTuple_GET_ITEM(key, 0), PyTuple_GET_ITEM(key, 1));
-}
+CALLED_BY(outer_enter, Outer)
 
 static PyObject *outer_leave_call(PyObject *self, PyObject *const *args, size_t flags, PyObject *names)
 {
